@@ -1,0 +1,106 @@
+"""What planners that sample candidates share: checked requests, noise, scores, sums of fixed order.
+
+The arithmetic is elementwise only. Sums over a whole axis or matrix products may round differently when the batch
+has another shape, and one different last bit changes which candidates are elite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from planners.prior import ActionPrior
+from planners.protocol import CostFunction, Goal, Z
+
+
+def check_request(
+    prior: ActionPrior, horizon: int, generators: Sequence[torch.Generator], warm_start: Tensor | None
+) -> None:
+    """Refuse arguments of ``Planner.plan`` that do not fit.
+
+    Raises:
+        ValueError: names what was given, what is expected and what to do.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}; expected at least 1 action block")
+    if not generators:
+        raise ValueError("got no generators; give one CPU torch.Generator per environment")
+    if len({id(generator) for generator in generators}) < len(generators):
+        raise ValueError("two environments share a generator; give each its own, or they depend on each other")
+    for generator in generators:
+        if generator.device.type != "cpu":
+            raise ValueError(f"a generator is on {generator.device}; expected CPU generators: torch.Generator()")
+    if warm_start is None:
+        return
+    expected = (len(generators), horizon, prior.action_dim)
+    if tuple(warm_start.shape) != expected:
+        raise ValueError(
+            f"warm_start has shape {tuple(warm_start.shape)}; expected (B, H, A) = {expected}: "
+            f"shift and pad the previous plan to the horizon (planners.RecedingHorizon does)"
+        )
+    if warm_start.device != prior.device:
+        raise ValueError(
+            f"warm_start is on {warm_start.device} but the planner's prior is on {prior.device}; "
+            f"move one of them with .to(device)"
+        )
+    if not warm_start.isfinite().all():
+        raise ValueError("warm_start holds NaN or infinite values; expected actions in environment units")
+
+
+def draw_normal(generators: Sequence[torch.Generator], shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Standard normal noise (B, *shape) with the dtype and on the device of ``like``, drawn per environment."""
+    # From pinned memory the copy runs while the host already draws for the next iteration.
+    noise = torch.empty((len(generators), *shape), dtype=like.dtype, pin_memory=like.device.type == "cuda")
+    for row, generator in zip(noise, generators, strict=True):
+        row.normal_(generator=generator)
+    return noise.to(like.device, non_blocking=True)
+
+
+def score(cost: CostFunction[Z, Goal], z0: Z, goal: Goal, actions: Tensor) -> Tensor:
+    """Costs (B, N) of ``actions`` (B, N, H, A) in the actions' dtype, with inf in place of every non-finite one.
+
+    Raises:
+        ValueError: the cost function answered with something else than (B, N) floats on the actions' device.
+    """
+    costs = cost(z0, goal, actions)
+    if not isinstance(costs, Tensor) or not costs.dtype.is_floating_point:
+        kind = costs.dtype if isinstance(costs, Tensor) else type(costs).__name__
+        raise ValueError(f"the cost function returned {kind}; expected a tensor of floats, one per candidate")
+    if costs.shape != actions.shape[:2]:
+        raise ValueError(
+            f"the cost function returned shape {tuple(costs.shape)}; expected (B, N) = {tuple(actions.shape[:2])}: "
+            f"one cost per environment and candidate, already summed over steps"
+        )
+    if costs.device != actions.device:
+        raise ValueError(
+            f"the cost function returned costs on {costs.device} for actions on {actions.device}; "
+            f"put the model on the planner's device, or the planner's prior on the model's: prior.to(device)"
+        )
+    costs = costs.to(actions.dtype)
+    return costs.masked_fill(~costs.isfinite(), torch.inf)
+
+
+def require_finite(cost: Tensor) -> None:
+    """Refuse to return a plan for an environment whose lowest cost (B,) is not finite.
+
+    Raises:
+        ValueError: names the environments.
+    """
+    failed = (~cost.isfinite()).nonzero().flatten().tolist()
+    if failed:
+        raise ValueError(
+            f"every candidate of environment(s) {failed} had a NaN or infinite cost; "
+            f"expected at least one finite cost: check the start, the goal and the model for NaN"
+        )
+
+
+def ordered_sum(x: Tensor, dim: int) -> Tensor:
+    """Sum over ``dim`` by repeated halving, in an order that depends on the size of ``dim`` alone."""
+    x = x.movedim(dim, 0)
+    while len(x) > 1:
+        half = len(x) // 2
+        paired = x[:half] + x[half : 2 * half]
+        x = torch.cat([paired, x[2 * half :]]) if len(x) % 2 else paired
+    return x[0]
