@@ -316,7 +316,8 @@ class PushTEnv(gym.Env[Any, NDArray[np.float32]]):
         if values.shape != (2,) or not np.all(np.isfinite(values)):
             raise ValueError(f"action must be 2 finite numbers from {self.action_space}, got {action!r}")
         if self.control == "relative":
-            values = self._state[:2] + PX_PER_ACTION * values.clip(-1.0, 1.0)
+            # Rounded to the precision of actions, so that recorded float32 actions replay to the last bit.
+            values = self._state[:2] + (PX_PER_ACTION * values.clip(-1.0, 1.0)).astype(np.float32)
         return np.clip(values, 0.0, WINDOW)
 
     def _goal_state_reward(self) -> float:

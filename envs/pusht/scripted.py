@@ -26,7 +26,7 @@ PX_PER_ACTION = 100.0  # relative actions are in units of 100 px
 
 
 class ScriptedPusher:
-    """Acts on the true state; one instance per episode.
+    """Acts on the true state; one instance per episode, which starts with ``reset``.
 
     Args:
         generator: the episode's own random generator.
@@ -42,7 +42,12 @@ class ScriptedPusher:
         self.centroid = np.array(self.outline.centroid.coords[0])
         self.obstacle = self.outline.buffer(CLEARANCE)
         prepare(self.obstacle)
-        self._start_phase(np.zeros(7))
+        # Drawn from even though `reset` draws anew: generated data and its published seeds rely on the stream.
+        self.reset(np.zeros(7))
+
+    def reset(self, state: ArrayLike) -> None:
+        """Plan the first push (or walk) from the full state (7,); call it before the first ``act``."""
+        self._start_phase(np.asarray(state, dtype=np.float64))
 
     def _start_phase(self, state: NDArray[np.float64]) -> None:
         self.pushing = False

@@ -1,0 +1,57 @@
+"""Slot encoder and decoder as they are trained together, and the folder they are kept in before a world model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from cjepa_agent.encoder import SlotDecoder, SlotEncoder, SlotOutput
+from cjepa_agent.files import read_json, write_json
+from cjepa_agent.tensors import load_tensors, save_tensors
+from cjepa_agent.world_model import EncoderConfig
+
+CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"
+RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
+
+
+class SlotAutoencoder(nn.Module):
+    """Encoder and decoder, trained together; afterwards the decoder only draws what a latent means."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SlotEncoder(config.n_slots, config.slot_dim, config.image_size, config.width, config.iterations)
+        self.decoder = SlotDecoder(config.slot_dim, config.decoder_width)
+
+    def forward(self, frames: Tensor, points: Tensor) -> tuple[SlotOutput, Tensor, Tensor]:
+        """Encode frames (B, 3, H, W) and decode them at points (B, P, 2).
+
+        Returns:
+            The encoding, slot colours (B, S, 3) and masks (B, S, P).
+        """
+        encoding = self.encoder(frames)
+        colours, masks = self.decoder(encoding.slots, points)
+        return encoding, colours, masks
+
+    def save(self, folder: Path) -> None:
+        """Write ``encoder.safetensors`` and ``encoder.json`` to ``folder``."""
+        save_tensors(folder / WEIGHTS, self.state_dict())
+        write_json(folder / CONFIG, asdict(self.config))
+
+    @classmethod
+    def load(cls, folder: Path) -> SlotAutoencoder:
+        """Read what ``save`` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is truncated, or the weights do not fit the configuration.
+        """
+        try:
+            config = EncoderConfig(**read_json(folder / CONFIG))
+        except TypeError as error:
+            raise ValueError(f"{folder / CONFIG} is not an encoder configuration: {error}") from error
+        model = cls(config).eval()
+        model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)
+        return model

@@ -1,0 +1,224 @@
+"""Checkpoints: a folder that holds a world model, what it was normalised with, and where it comes from.
+
+| file | holds |
+| --- | --- |
+| ``config.json`` | architecture, package version, training recipe, git commit |
+| ``model.safetensors`` | encoder, decoder and predictor |
+| ``processors.safetensors`` | normalisation and action prior, fitted on training episodes |
+| ``README.md`` | model card |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cjepa_agent.files import atomic, plain, read_json
+from cjepa_agent.provenance import git_commit, package_version
+from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from planners import ActionPrior
+
+BUNDLED = "pusht"
+MODEL_TYPE = "cjepa_agent.world_model"
+CONFIG, MODEL, PROCESSORS, CARD = "config.json", "model.safetensors", "processors.safetensors", "README.md"
+PROCESSOR, PRIOR = "processor.", "action_prior."  # prefixes of the tensors in processors.safetensors
+PRIOR_TENSORS = ("mean", "basis", "low", "high")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A world model with all that is needed to plan with it.
+
+    Attributes:
+        model: in evaluation mode when loaded.
+        prior: where candidate action blocks come from, (A,) numbers per block.
+        training: the recipe it was trained with, anything that JSON can hold.
+        version: of the package that trained it.
+        commit: git commit that trained it, None if unknown.
+    """
+
+    model: WorldModel
+    prior: ActionPrior
+    training: Mapping[str, Any] = field(default_factory=dict)
+    version: str = field(default_factory=package_version)
+    commit: str | None = field(default_factory=git_commit)
+
+    def __post_init__(self) -> None:
+        width = self.model.config.action_dim
+        if self.prior.action_dim != width:
+            raise ValueError(
+                f"the action prior has blocks of {self.prior.action_dim} numbers, the world model of {width}; "
+                f"fit the prior to blocks of {self.model.config.action_block} actions"
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the four files to ``folder``, which is made if needed; other files in it stay.
+
+        All are written under temporary names first, so that a killed process leaves the old checkpoint intact.
+        """
+        folder = Path(folder)
+        config = {
+            "model_type": MODEL_TYPE,
+            "version": self.version,
+            "git_commit": self.commit,
+            "model": asdict(self.model.config),
+            "training": dict(self.training),
+        }
+        card, weights, processors = model_card(config), *self._tensors()
+        with ExitStack() as stack:
+            path = {name: stack.enter_context(atomic(folder / name)) for name in (CONFIG, CARD, MODEL, PROCESSORS)}
+            path[CONFIG].write_text(json.dumps(config, indent=2, default=plain) + "\n", encoding="utf-8")
+            path[CARD].write_text(card, encoding="utf-8")
+            save_file(weights, path[MODEL])
+            save_file(processors, path[PROCESSORS])
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, revision: str | None = None, token: str | None = None
+    ) -> Checkpoint:
+        """Load, strictly: every tensor must be there, in its shape, finite, and no other.
+
+        Args:
+            name_or_path: a folder, a Hub id ``owner/name``, or ``"pusht"`` (also None) for the bundled weights.
+            revision: branch, tag or commit of a Hub id.
+            token: for private repositories on the Hub.
+
+        Raises:
+            FileNotFoundError: no such folder or Hub repository, or a file is missing.
+            ValueError: a file is truncated, foreign or does not fit the others.
+        """
+        folder = _find(name_or_path, revision, token)
+        missing = [name for name in (CONFIG, MODEL, PROCESSORS) if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} is not a checkpoint: it lacks {', '.join(missing)}")
+        config = _read_config(folder / CONFIG)
+        model = WorldModel(config["model"]).eval()
+        weights, buffers = _split(model.state_dict())
+        processors, prior = _read_processors(folder / PROCESSORS, buffers)
+        model.load_state_dict({**load_tensors(folder / MODEL, weights), **processors}, strict=True)
+        return cls(model, prior, config["training"], config["version"], config["git_commit"])
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the Hub repository ``owner/name``, made if needed; returns the address of the commit."""
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload checkpoint"))
+
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Contents of the two safetensors files."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        weights, processors = _split(state)
+        prior = {PRIOR + name: value.cpu().contiguous() for name, value in self.prior.tensors().items()}
+        return weights, {**processors, **prior}
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A world model's tensors by the file they belong to: weights, and normalisation."""
+    weights = {name: value for name, value in state.items() if not name.startswith(PROCESSOR)}
+    return weights, {name: value for name, value in state.items() if name.startswith(PROCESSOR)}
+
+
+def _find(name_or_path: str | Path | None, revision: str | None, token: str | None) -> Path:
+    """The folder that ``name_or_path`` means, downloaded if need be."""
+    if name_or_path is None or str(name_or_path) == BUNDLED:
+        folder = Path(str(resources.files("cjepa_agent") / "pretrained" / BUNDLED))
+        if not folder.is_dir():
+            raise FileNotFoundError("this installation has no bundled weights; give a folder or a Hub id")
+        return folder
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        files = [CONFIG, MODEL, PROCESSORS, CARD]
+        return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=files))
+    except HFValidationError:
+        raise FileNotFoundError(f"{name_or_path} is neither a checkpoint folder nor a Hub id owner/name") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name_or_path} is no checkpoint folder, and the Hub gave no repository of this name: {error}"
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The parsed ``config.json`` with ``model`` turned into a WorldModelConfig."""
+    config = read_json(path)
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != MODEL_TYPE:
+        raise ValueError(f"{path} belongs to another kind of model: model_type is {found!r}, expected {MODEL_TYPE!r}")
+    missing = [key for key in ("version", "git_commit", "model", "training") if key not in config]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    try:
+        return {**config, "model": WorldModelConfig.from_dict(config["model"])}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ActionPrior]:
+    """Normalisation and action prior."""
+    tensors = read_tensors(path)
+    # ActionPrior checks its own tensors: the number of components is free, and bounds may be infinite.
+    prior = {name: tensors.pop(PRIOR + name) for name in PRIOR_TENSORS if PRIOR + name in tensors}
+    check_tensors(path, tensors, buffers)
+    missing = sorted(PRIOR + name for name in PRIOR_TENSORS if name not in prior)
+    if missing:
+        raise ValueError(f"{path} does not fit config.json: missing tensors {missing}")
+    try:
+        return tensors, ActionPrior(**prior)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no valid action prior: {error}") from error
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """README.md of a checkpoint, from the contents of its ``config.json``."""
+    model = config["model"]
+    encoder, predictor = model["encoder"], model["predictor"]
+    return f"""---
+library_name: cjepa-agent
+license: mit
+tags: [world-model, jepa, object-centric, planning, reinforcement-learning, push-t]
+pipeline_tag: reinforcement-learning
+---
+# C-JEPA world model
+
+An object-centric world model (C-JEPA, arXiv 2602.11389): a slot encoder turns a frame into {encoder["n_slots"]} object
+slots of {encoder["slot_dim"]} numbers, and a masked transformer predicts how they move under action blocks of
+{model["action_block"]} actions.
+
+```python
+import gymnasium as gym
+from cjepa_agent.agent import CJEPAAgent
+
+env = gym.make("PushT-v0")
+agent = CJEPAAgent.from_pretrained("<this folder or Hub id>")
+observation, _ = env.reset(seed=0)
+action, _ = agent.predict(observation)
+```
+
+| | |
+| --- | --- |
+| frames | {encoder["image_size"]} x {encoder["image_size"]} px; other sizes are resized |
+| predictor | depth {predictor["depth"]}, width {predictor["width"]}, {predictor["heads"]} heads |
+| history | 1 to {predictor["history"]} frames |
+| object roles | {", ".join(f"{name}: slot {slot}" for name, slot in model["roles"].items()) or "unknown"} |
+| package version, commit | {config["version"]}, {config["git_commit"] or "unknown"} |
+
+## Training
+
+```json
+{json.dumps(config["training"], indent=2, default=plain)}
+```
+"""

@@ -1,0 +1,1 @@
+"""What ``python -m cjepa_agent.evaluate`` runs: one module per task, each with ``run(config) -> str``."""

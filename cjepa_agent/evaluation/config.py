@@ -1,0 +1,92 @@
+"""Settings of ``python -m cjepa_agent.evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from envs.pusht.success import success_rule
+
+BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
+TASKS = ("planning", "coverage", "probe")
+
+
+@dataclass(frozen=True)
+class RuleObjectives:
+    """What plans are judged by, for each way of scoring; reported as the planning target.
+
+    Attributes:
+        released, moderate: agent and block count for these rules, and so they do for the planner.
+        strict: the block alone.
+        coverage: the block alone; over the whole path, since nothing says when the goal is due.
+    """
+
+    released: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    moderate: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    strict: ObjectiveSettings = BLOCK_ALONE
+    coverage: ObjectiveSettings = ObjectiveSettings(objects="block", proprio_weight=0.0, path="mean")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Scores an agent on Push-T: a table, JSON, CSV, videos and one HTML page that shows all of it.
+
+    Attributes:
+        task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
+            (from random starts to the fixed goal), or ``probe`` (what the slots encode).
+        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one.
+        planner: how the agent plans.
+        objectives: what its plans are judged by.
+        rules: success rules of ``task=planning``.
+        episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``; null means
+            20, or 50 for coverage.
+        oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
+        budget: environment steps per episode; null means 50, or 300 for coverage.
+        seeds: manifests to take pairs from.
+        split: part of the dataset that the pairs are from; ``validation`` for tuning.
+        manifests: folder with manifests; empty means those of the package.
+        data: HDF5 file of episodes for ``task=probe``; empty means the cache's.
+        batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
+        videos: episodes of the agent to film per rule.
+        device: ``cpu`` or ``cuda``.
+        seed: of planners and random policies.
+        out: folder for JSON, CSV and HTML.
+        video_folder: folder for MP4 files.
+    """
+
+    PRESETS: ClassVar[dict[str, str]] = {"planner": "fast"}
+
+    task: str = "planning"
+    weights: str = "pusht"
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    objectives: RuleObjectives = field(default_factory=RuleObjectives)
+    rules: tuple[str, ...] = ("released", "moderate", "strict")
+    episodes: int | None = None
+    oracle_episodes: int = 10
+    budget: int | None = None
+    seeds: tuple[int, ...] = (0, 1, 42)
+    split: str = "test"
+    manifests: str = ""
+    data: str = ""
+    batch: int = 4
+    videos: int = 3
+    device: str = "cpu"
+    seed: int = 0
+    out: str = "results"
+    video_folder: str = "videos"
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
+        if not self.rules or not self.seeds:
+            raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
+        for rule in self.rules:
+            success_rule(rule)
+        for name in ("episodes", "budget", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("oracle_episodes", "videos", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -1,0 +1,46 @@
+"""What the Push-T tasks share: environments, seeds, and writing everything down at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.report import write_page
+from cjepa_agent.evaluation.results import Row, plain_table, table, write_results
+from cjepa_agent.evaluation.video import PANEL
+from cjepa_agent.provenance import provenance
+from envs.pusht.env import PushTEnv
+
+IMAGE_SIZE = 64  # px, the size of the training frames
+
+
+def make_env(**arguments: Any) -> PushTEnv:
+    """A Push-T environment as agents are scored in."""
+    size = {"observation_width": IMAGE_SIZE, "observation_height": IMAGE_SIZE}
+    view = {"visualization_width": PANEL, "visualization_height": PANEL, "render_mode": "rgb_array"}
+    return PushTEnv(obs_type="goal", **{**size, **view, **arguments})
+
+
+def trial_seed(seed: int, manifest_seed: int, index: int) -> int:
+    """Seed of an episode's controller: it depends on the episode, not on the others of the run."""
+    return (seed * 1000 + manifest_seed) * 1000 + index
+
+
+def finish(
+    config: EvaluateConfig,
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    videos: Sequence[tuple[Path, str]],
+    with_coverage: bool = False,
+) -> str:
+    """Write JSON, CSV and HTML; returns the table and the list of files as text."""
+    folder, settings, origin = Path(config.out), asdict(config), provenance()
+    files = write_results(folder, name, rows, settings, origin)
+    header, cells = table(rows, with_coverage)
+    page = write_page(folder / f"{name}.html", title, header, cells, videos, {"Settings": settings, "Origin": origin})
+    paths = [*files, *(path for path, _ in videos), page]
+    return "\n".join(["", plain_table(header, cells), "", "written:", *(f"  {path}" for path in paths)])

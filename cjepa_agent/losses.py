@@ -1,0 +1,42 @@
+"""The training objective of C-JEPA: recover hidden history and the future (equation 5 of the paper)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cjepa_agent.latent import Latent
+
+
+class LossTerms(NamedTuple):
+    """Scalar terms; ``total`` is what is minimised."""
+
+    total: Tensor
+    history: Tensor
+    future: Tensor
+    proprio: Tensor
+
+
+def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float = 1.0) -> LossTerms:
+    """``L_history + L_future``, mean squared errors with one reduction: per sample the mean over cells and their numbers.
+
+    A batch is then the mean of its samples, however many cells each hides, and so of its parts on several devices.
+
+    Args:
+        prediction: slots (B, T + F, S, D), proprio (B, T + F, P).
+        target: the same shapes; no gradient flows into it.
+        hidden: (B, T, S) bool, history cells that were hidden.
+        proprio_weight: weight of the future proprioception's mean squared error.
+
+    Returns:
+        ``history``: mean over each sample's hidden history cells, 0 without any; ``future``: mean over future object cells;
+        ``proprio``: mean over future proprioception.
+    """
+    frames = hidden.shape[1]
+    slot_error = (prediction.slots - target.slots.detach()).square().mean(-1)
+    cells = hidden.sum((1, 2)).clamp(min=1)
+    history = ((slot_error[:, :frames] * hidden).sum((1, 2)) / cells).mean()
+    future = slot_error[:, frames:].mean()
+    proprio = (prediction.proprio - target.proprio.detach())[:, frames:].square().mean()
+    return LossTerms(history + future + proprio_weight * proprio, history, future, proprio)

@@ -1,0 +1,74 @@
+"""Which history cells of which objects are hidden while training (C-JEPA section 3, appendix E.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MaskKind = Literal["object", "token", "tube", "fixed"]
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How history is masked.
+
+    Attributes:
+        count: number of objects hidden per sample, 0..S; at most so many when ``upto``.
+        kind: ``object`` hides whole objects after their first frame; ``token`` hides as many cells, drawn one by
+            one; ``tube`` hides whole objects with their first frame, so that no identity anchor stays; ``fixed``
+            is ``object`` with the same objects in every sample, as the authors' released code has it.
+        upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
+    """
+
+    count: int = 1
+    kind: MaskKind = "object"
+    upto: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"mask.count must be 0 or more, got {self.count}")
+        if self.kind not in ("object", "token", "tube", "fixed"):
+            raise ValueError(f"mask.kind must be object, token, tube or fixed, got {self.kind!r}")
+
+
+def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generator: torch.Generator) -> Tensor:
+    """Draw hidden cells.
+
+    Args:
+        config: what to hide.
+        batch: B.
+        frames: T, history frames.
+        slots: S.
+        generator: advances with every call, so that samples and steps differ.
+
+    Returns:
+        (B, T, S) bool, True where a history cell is hidden.
+
+    Raises:
+        ValueError: more objects to hide than there are slots.
+    """
+    if config.count > slots:
+        raise ValueError(f"mask.count is {config.count}, but the model has {slots} slots")
+    device = generator.device
+    if config.kind == "token":
+        scores = torch.rand(batch, frames, slots, generator=generator, device=device)
+        scores[:, 0] = -1.0
+        ranks = scores.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).view_as(scores)
+        return ranks < _counts(config, batch, generator)[:, None, None] * (frames - 1)
+    if config.kind == "fixed":
+        order = torch.arange(slots, device=device).roll(-1).expand(batch, -1)
+    else:
+        order = torch.rand(batch, slots, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
+    hidden = (order < _counts(config, batch, generator)[:, None]).unsqueeze(1).repeat(1, frames, 1)
+    if config.kind != "tube":
+        hidden[:, 0] = False
+    return hidden
+
+
+def _counts(config: MaskConfig, batch: int, generator: torch.Generator) -> Tensor:
+    if not config.upto:
+        return torch.full((batch,), config.count, device=generator.device)
+    return torch.randint(0, config.count + 1, (batch,), generator=generator, device=generator.device)

@@ -1,0 +1,160 @@
+"""Planning in the latent space: what a plan is judged by, and the settings of the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Generator, Tensor
+
+from cjepa_agent.latent import Latent
+from cjepa_agent.matching import match_slots
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from configs.presets import preset
+from planners import CEM, ActionPrior, CEMConfig, CostFunction, GoalObjective, PlanResult, RecedingHorizon, in_chunks
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What it means to be at the goal.
+
+    Attributes:
+        objects: slots that count: ``all``, each with the same weight, or the ``block`` alone.
+        proprio_weight: weight of the distance in proprioception, 0 leaves the agent free.
+        path: which steps of a plan count: the ``last``, the ``mean`` of all, or the ``best``.
+        matching: compare each goal slot with the predicted slot that fits it best, not with that of the same
+            index; needed only where slots swap roles.
+    """
+
+    objects: Literal["all", "block"] = "all"
+    proprio_weight: float = 1.0
+    path: Literal["last", "mean", "best"] = "last"
+    matching: bool = False
+
+    def build(self, config: WorldModelConfig) -> GoalObjective:
+        """The objective over the slots of a world model.
+
+        Raises:
+            ValueError: the block's slot is asked for but not known, or a setting is out of range.
+        """
+        weights = None
+        if self.objects == "block":
+            if "block" not in config.roles:
+                raise ValueError(
+                    f"objective.objects=block needs to know the block's slot, but the checkpoint's roles are "
+                    f"{config.roles}; use objects=all"
+                )
+            weights = tuple(float(slot == config.roles["block"]) for slot in range(config.encoder.n_slots))
+        elif self.objects != "all":
+            raise ValueError(f"objective.objects must be all or block, got {self.objects!r}")
+        return GoalObjective(weights, self.proprio_weight, self.path, match_slots if self.matching else None)
+
+    def describe(self) -> str:
+        """One line for tables: the planning target."""
+        slots = "all slots" if self.objects == "all" else "block slot"
+        agent = f" + {self.proprio_weight:g} proprio" if self.proprio_weight else ""
+        return f"{slots}{agent}, {self.path} step"
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """How the agent plans.
+
+    Attributes:
+        cem: the search.
+        receding: horizon and how often to plan again.
+        components: leading principal components of the data's action blocks to search in; None searches all.
+        context: most frames of history that a plan starts from, 1 to the predictor's history.
+        action_block: environment actions per block; must be the checkpoint's.
+        envs_per_call: environments per call of the world model. With 1 an environment's plan on the CPU is the
+            same to the last bit alone and in any batch; more are faster on a GPU.
+    """
+
+    cem: CEMConfig = field(default_factory=CEMConfig)
+    receding: RecedingHorizon = field(default_factory=RecedingHorizon)
+    components: int | None = None
+    context: int = 1
+    action_block: int = 5
+    envs_per_call: int = 1
+
+    @classmethod
+    def preset(cls, name: str) -> PlannerSettings:
+        """The settings of ``configs/planner/<name>.yaml``; raises ValueError with the known names otherwise."""
+        return preset(cls, "planner", name)
+
+    def check(self, config: WorldModelConfig) -> None:
+        """Raise ValueError where the settings do not fit a world model."""
+        if self.action_block != config.action_block:
+            raise ValueError(
+                f"planner.action_block is {self.action_block}, but the checkpoint was trained with blocks of "
+                f"{config.action_block} actions; set planner.action_block={config.action_block}"
+            )
+        if not 1 <= self.context <= config.predictor.history:
+            raise ValueError(
+                f"planner.context is {self.context}; this checkpoint takes 1 to {config.predictor.history} frames"
+            )
+
+    def search_prior(self, prior: ActionPrior) -> ActionPrior:
+        """``prior`` reduced to its leading ``components``.
+
+        Raises:
+            ValueError: it has fewer.
+        """
+        if self.components is None:
+            return prior
+        if not 1 <= self.components <= prior.latent_dim:
+            raise ValueError(f"planner.components is {self.components}; the action prior has {prior.latent_dim}")
+        return ActionPrior(prior.mean, prior.basis[:, : self.components].contiguous(), prior.low, prior.high)
+
+
+class PlanStart(NamedTuple):
+    """Where plans start.
+
+    Attributes:
+        history: latents with (B, T, ...), oldest first.
+        taken: (B, T - 1, A) action blocks between those frames, environment units.
+    """
+
+    history: Latent
+    taken: Tensor
+
+
+class LatentPlanner:
+    """CEM through the world model toward goal latents.
+
+    Args:
+        model: the world model.
+        prior: action blocks of the training data.
+        settings: of the search.
+        objective: what a plan is judged by.
+
+    Raises:
+        ValueError: settings, prior or objective do not fit the model.
+    """
+
+    def __init__(
+        self, model: WorldModel, prior: ActionPrior, settings: PlannerSettings, objective: ObjectiveSettings
+    ) -> None:
+        settings.check(model.config)
+        self.model, self.settings = model, settings
+        self.objective = objective.build(model.config)
+        self.prior = settings.search_prior(prior)
+        cost: CostFunction[PlanStart, Latent] = in_chunks(self._cost, settings.envs_per_call)
+        self._search = CEM(cost, self.prior, settings.cem)
+
+    def _cost(self, start: PlanStart, goal: Latent, actions: Tensor) -> Tensor:
+        path = self.model.rollout(start.history, start.taken, actions)
+        return self.objective(path.slots, path.proprio, goal.slots, goal.proprio)
+
+    def plan(self, start: PlanStart, goal: Latent, horizon: int, seeds: list[int], warm_start: Tensor) -> PlanResult:
+        """Plan for B environments.
+
+        Args:
+            start: where they are.
+            goal: slots (B, S, D) and proprio (B, P).
+            horizon: H, action blocks.
+            seeds: one per environment, of the search's noise.
+            warm_start: (B, H, A) environment units.
+        """
+        generators = [Generator().manual_seed(seed) for seed in seeds]
+        return self._search.plan(start, goal, horizon=horizon, generators=generators, warm_start=warm_start)

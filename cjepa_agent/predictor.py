@@ -1,0 +1,215 @@
+"""The masked predictor: a bidirectional transformer over (time, token) cells.
+
+Tokens of a time step are ``S`` object slots, proprioception, and the action block taken from there. Cells that
+are visible enter as their latent; hidden cells enter as a mask token and a linear map of the object's first frame,
+the identity anchor. All cells carry a time embedding (C-JEPA section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cjepa_agent.latent import Latent
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Architecture of the predictor.
+
+    Attributes:
+        depth: number of transformer blocks.
+        width: channels of a token.
+        heads: attention heads; must divide ``width``.
+        mlp: hidden units of each block's MLP.
+        dropout: probability, while training.
+        history: most frames of history, T; shorter histories are accepted.
+        auxiliary: ``tokens`` gives proprioception and action tokens of their own; ``concat`` adds them to every
+            slot instead (the paper's ablation).
+        residual: predict the change from the last visible latent of the same object instead of the latent.
+    """
+
+    depth: int = 4
+    width: int = 128
+    heads: int = 4
+    mlp: int = 512
+    dropout: float = 0.0
+    history: int = 3
+    auxiliary: Literal["tokens", "concat"] = "tokens"
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"predictor.width {self.width} is not a multiple of predictor.heads {self.heads}")
+        if min(self.depth, self.width, self.heads, self.mlp, self.history) < 1:
+            raise ValueError(f"predictor sizes must be positive, got {self}")
+        if self.auxiliary not in ("tokens", "concat"):
+            raise ValueError(f"predictor.auxiliary must be tokens or concat, got {self.auxiliary!r}")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention over (B, heads, L, width per head)."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # The fused kernel takes five times as long here: it is not made for two dozen tokens.
+        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return weights.float().softmax(-1).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
+        self.mlp = nn.Sequential(nn.Linear(width, config.mlp), nn.GELU("tanh"), nn.Linear(config.mlp, width))
+
+    def forward(self, x: Tensor, read: int) -> Tensor:
+        """Update the last ``read`` of the cells (B, L, width) from all of them; returns (B, read, width)."""
+        inputs = self.norm_attention(x)
+        x = x[:, -read:]
+        query = self.query(inputs[:, -read:]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(inputs).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = attend(query, key, value)
+        x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        return x + self._drop(self.mlp(self.norm_mlp(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class MaskedPredictor(nn.Module):
+    """Recovers hidden history cells and all future cells.
+
+    Args:
+        config: architecture.
+        n_slots, slot_dim: S and D of the latents.
+        proprio_dim: P.
+        action_dim: A, numbers in one action block.
+        future: most future frames predicted in one call, F.
+    """
+
+    def __init__(
+        self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int, future: int = 1
+    ) -> None:
+        super().__init__()
+        self.config, self.n_slots, self.future = config, n_slots, future
+        width = config.width
+        self.time = nn.Parameter(torch.randn(config.history + future, width) * 0.02)
+        self.embed_slot, self.embed_action = nn.Linear(slot_dim, width), nn.Linear(action_dim, width)
+        self.embed_proprio = nn.Linear(proprio_dim, width)
+        self.anchor_slot, self.anchor_proprio = nn.Linear(slot_dim, width), nn.Linear(proprio_dim, width)
+        self.mask_slot, self.mask_proprio = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width)
+        self.head_slot, self.head_proprio = nn.Linear(width, slot_dim), nn.Linear(width, proprio_dim)
+        for head in (self.head_slot, self.head_proprio):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, history: Latent, actions: Tensor, hidden: Tensor | None = None, future: int = 1) -> Latent:
+        """Predict the cells of history and future.
+
+        Args:
+            history: slots (B, T, S, D) and proprio (B, T, P), 1 <= T <= config.history.
+            actions: (B, T + future - 1, A) normalised action blocks, the t-th taken at frame t.
+            hidden: (B, T, S) bool, history cells not shown; None at test time. When given, predictions of
+                history cells are returned too.
+            future: F, frames to predict.
+
+        Returns:
+            Predictions for frames 0..T+F-1 if ``hidden`` is given, else for the F future frames only:
+            slots (B, frames, S, D) and proprio (B, frames, P). Visible cells' predictions have no target.
+
+        Raises:
+            ValueError: shapes that do not fit the configuration.
+        """
+        batch, frames = history.proprio.shape[:2]
+        self._check(history, actions, frames, future)
+        # Short histories end at the same present as long ones, so that "now" has one time embedding.
+        first = self.config.history - frames
+        time = self.time[first : first + frames + future]
+        slots, proprio = self._state_cells(history, hidden, time, future)
+        action = self.embed_action(actions) + time[: frames + future - 1]
+        if self.config.auxiliary == "concat":
+            padded = F.pad(action, (0, 0, 0, 1))
+            cells = slots + (proprio + padded).unsqueeze(2)
+            state, extra = cells, None
+        else:
+            state, extra = torch.cat([slots, proprio.unsqueeze(2)], dim=2), action
+        read_frames = future if hidden is None else frames + future
+        read = read_frames * state.shape[2]
+        x = state.flatten(1, 2) if extra is None else torch.cat([extra, state.flatten(1, 2)], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x, x.shape[1])
+        x = self.norm(self.blocks[-1](x, read)).view(batch, read_frames, -1, self.config.width)
+        seen = x[:, :, : self.n_slots]
+        pooled = seen.mean(2) if extra is None else x[:, :, self.n_slots]
+        prediction = Latent(self.head_slot(seen).float(), self.head_proprio(pooled).float())
+        return self._add_base(prediction, history, hidden, read_frames, future)
+
+    def _check(self, history: Latent, actions: Tensor, frames: int, future: int) -> None:
+        if not 1 <= frames <= self.config.history:
+            raise ValueError(f"history has {frames} frames; this predictor takes 1..{self.config.history}")
+        if not 1 <= future <= self.future:
+            raise ValueError(f"asked for {future} future frames; this predictor gives 1..{self.future} per call")
+        if actions.shape[1] != frames + future - 1:
+            raise ValueError(
+                f"{frames} history and {future} future frames need {frames + future - 1} action blocks, "
+                f"got {actions.shape[1]}"
+            )
+        if history.slots.shape[2] != self.n_slots:
+            raise ValueError(f"history has {history.slots.shape[2]} slots, the predictor {self.n_slots}")
+
+    def _state_cells(self, history: Latent, hidden: Tensor | None, time: Tensor, future: int) -> tuple[Tensor, Tensor]:
+        """Embedded slots (B, T + F, S, width) and proprio (B, T + F, width), time included."""
+        slots = self.embed_slot(history.slots)
+        anchor = self.mask_slot + self.anchor_slot(history.slots[:, :1])
+        if hidden is not None:
+            # A tube hides the first frame too: then no anchor may leak the object's identity.
+            anchor = torch.where(hidden[:, :1, :, None], self.mask_slot.to(anchor.dtype), anchor)
+            slots = torch.where(hidden.unsqueeze(-1), anchor, slots)
+        slots = torch.cat([slots, anchor.expand(-1, future, -1, -1)], dim=1) + time[:, None]
+        proprio = self.embed_proprio(history.proprio)
+        unseen = self.mask_proprio + self.anchor_proprio(history.proprio[:, :1])
+        proprio = torch.cat([proprio, unseen.expand(-1, future, -1)], dim=1) + time
+        return slots, proprio
+
+    def _add_base(
+        self, prediction: Latent, history: Latent, hidden: Tensor | None, read_frames: int, future: int
+    ) -> Latent:
+        if not self.config.residual:
+            return prediction
+        slots, proprio = last_visible(history, hidden, future)
+        return Latent(prediction.slots + slots[:, -read_frames:], prediction.proprio + proprio[:, -read_frames:])
+
+
+def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:
+    """For every cell of T + F frames the last visible latent of the same object at or before it (0 if none).
+
+    Args:
+        history: slots (B, T, S, D), proprio (B, T, P).
+        hidden: (B, T, S) bool or None for nothing hidden.
+        future: F.
+    """
+    slots = history.slots
+    if hidden is not None:
+        frames = torch.arange(slots.shape[1], device=slots.device)[:, None]
+        latest = torch.where(hidden, 0, frames).cummax(dim=1).values
+        visible = torch.where(hidden[:, :1, :, None], torch.zeros_like(slots), slots) if hidden[:, 0].any() else slots
+        slots = visible.gather(1, latest.unsqueeze(-1).expand_as(slots))
+    return Latent(
+        torch.cat([slots, slots[:, -1:].expand(-1, future, -1, -1)], dim=1),
+        torch.cat([history.proprio, history.proprio[:, -1:].expand(-1, future, -1)], dim=1),
+    )

@@ -1,0 +1,85 @@
+"""Normalisation that ships with the model: fitted on training episodes only, saved beside the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cjepa_agent.latent import Latent
+
+
+class Processor(nn.Module):
+    """Maps raw slots, proprioception and action blocks to the numbers the predictor works on.
+
+    Slots are shifted per number but scaled by one factor per group of numbers (position, appearance):
+    standardising each number would blow the noise of static objects up to the size of the signal, and both loss
+    and planning cost would then measure noise.
+
+    Args:
+        n_slots, slot_dim: S and D.
+        proprio_dim: P.
+        action_dim: A, numbers in an action block.
+    """
+
+    def __init__(self, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("slot_mean", torch.zeros(n_slots, slot_dim))
+        self.register_buffer("slot_scale", torch.ones(slot_dim))
+        self.register_buffer("proprio_mean", torch.zeros(proprio_dim))
+        self.register_buffer("proprio_std", torch.ones(proprio_dim))
+        self.register_buffer("action_mean", torch.zeros(action_dim))
+        self.register_buffer("action_std", torch.ones(action_dim))
+
+    slot_mean: Tensor
+    slot_scale: Tensor
+    proprio_mean: Tensor
+    proprio_std: Tensor
+    action_mean: Tensor
+    action_std: Tensor
+
+    @torch.no_grad()
+    def fit(self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int) -> None:
+        """Fit on training data.
+
+        Args:
+            slots: (M, S, D) raw slots.
+            later: (M, S, D) raw slots one planning horizon later.
+            proprio: (M, P) raw.
+            blocks: (M, A) raw action blocks.
+            position_dim: numbers of a slot that belong to the position group; the rest is appearance.
+            slot: the slot that sets the scales, the block's: over one horizon its mean squared change becomes one,
+                half of it from each group. A typical plan then counts as much in place as in rotation, and about
+                as much as the change of proprioception.
+
+        Raises:
+            ValueError: if anything is not finite.
+        """
+        for name, value in (("slots", slots), ("proprio", proprio), ("actions", blocks)):
+            if not torch.isfinite(value).all():
+                raise ValueError(f"the training {name} contain NaN or infinite values; clean the dataset first")
+        change = (later - slots)[:, slot].square().mean(0)
+        scale = torch.empty_like(self.slot_scale)
+        for group in (slice(0, position_dim), slice(position_dim, None)):
+            scale[group] = (0.5 * len(change) / change[group].sum().clamp(min=1e-8)).sqrt()
+        self.slot_mean.copy_(slots.mean(0))
+        self.slot_scale.copy_(scale)
+        self.proprio_mean.copy_(proprio.mean(0))
+        self.proprio_std.copy_(proprio.std(0).clamp(min=1e-6))
+        self.action_mean.copy_(blocks.mean(0))
+        self.action_std.copy_(blocks.std(0).clamp(min=1e-6))
+
+    def state(self, slots: Tensor, proprio: Tensor) -> Latent:
+        """Raw slots (..., S, D) and proprioception (..., P) to a latent."""
+        return Latent((slots - self.slot_mean) * self.slot_scale, (proprio - self.proprio_mean) / self.proprio_std)
+
+    def raw_slots(self, slots: Tensor) -> Tensor:
+        """Inverse of ``state`` for slots (..., S, D)."""
+        return slots / self.slot_scale + self.slot_mean
+
+    def raw_proprio(self, proprio: Tensor) -> Tensor:
+        """Inverse of ``state`` for proprioception (..., P)."""
+        return proprio * self.proprio_std + self.proprio_mean
+
+    def action(self, blocks: Tensor) -> Tensor:
+        """Action blocks (..., A) in environment units to predictor inputs."""
+        return (blocks - self.action_mean) / self.action_std

@@ -1,0 +1,80 @@
+"""``python -m cjepa_agent.train``: train the slot encoder or the predictor; resumes where a killed run stood."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.data import EpisodeFile
+from cjepa_agent.files import read_json, write_json
+from cjepa_agent.masking import MaskConfig
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.slot_data import SlotData
+from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
+from cjepa_agent.training.loop import Run, TrainerConfig
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
+from cjepa_agent.world_model import EncoderConfig
+from configs.command import command
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one stage: ``stage=encoder`` (slots from frames), then extract slots, then ``stage=predictor``.
+
+    Attributes:
+        stage: ``encoder`` or ``predictor``.
+        data: episode file, HDF5.
+        slots: folder of extracted slots (predictor).
+        out: folder of logs, running checkpoint and result; an existing run there is resumed.
+        encoder: architecture of the slot encoder.
+        predictor: architecture of the predictor.
+        mask: which history cells are hidden while the predictor trains.
+        slot_training: how slots are learned.
+        dynamics: what the predictor is trained on.
+        trainer: optimisation.
+    """
+
+    PRESETS: ClassVar[dict[str, str]] = {}
+
+    stage: Literal["encoder", "predictor"] = "predictor"
+    data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
+    slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
+    out: Path = field(default_factory=lambda: cache_folder() / "run")
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
+    dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def train(config: TrainConfig) -> None:
+    """Run the stage to its end."""
+    data = EpisodeFile(config.data)
+    recipe = {"command": asdict(config), "dataset": data.attrs}
+    if config.stage == "encoder":
+        encoder_stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
+        write_json(config.out / RECIPE, recipe)
+        Run(encoder_stage, config.trainer, config.out).fit()
+        return
+    slots = SlotData(data, config.slots)
+    recipe["encoder"] = read_json(config.slots / RECIPE)
+    stage = PredictorStage(
+        slots,
+        SlotAutoencoder.load(config.slots),
+        config.predictor,
+        config.mask,
+        config.dynamics,
+        config.trainer,
+        recipe,
+    )
+    Run(stage, config.trainer, config.out).fit()
+
+
+main = command("train", TrainConfig, train)
+
+if __name__ == "__main__":
+    main()

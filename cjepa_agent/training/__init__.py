@@ -1,0 +1,1 @@
+"""Training: one loop, one stage class per thing that is trained."""

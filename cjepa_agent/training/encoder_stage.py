@@ -1,0 +1,147 @@
+"""``stage=encoder``: slots from frames alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.data import EpisodeFile
+from cjepa_agent.encoder import grid_coordinates
+from cjepa_agent.world_model import EncoderConfig, prepare_frames
+
+BLOB = 9  # px, window over which "stands out" is evened out
+FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stand out, such as the thin walls
+
+
+@dataclass(frozen=True)
+class SlotTrainingConfig:
+    """How slots are learned.
+
+    Attributes:
+        points: pixels decoded per frame.
+        uniform: how many of them are drawn uniformly; the others where something stands out from the background.
+        sigma: standard deviation of a pixel's colour about its slot's colour, colours in 0..1.
+        tie: weight of the squared difference between attention and decoded masks.
+        episodes: training episodes held in memory, 0 for all.
+    """
+
+    points: int = 384
+    uniform: int = 128
+    sigma: float = 0.1
+    tie: float = 0.05
+    episodes: int = 2000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.uniform <= self.points:
+            raise ValueError(f"slots.uniform must be in 1..points, got {self.uniform} of {self.points}")
+
+
+def draw_points(frames: Tensor, config: SlotTrainingConfig, generator: torch.Generator) -> Tensor:
+    """Pixel indices (B, points) to decode.
+
+    A pixel stands out by its difference from the frame's median colour. Pixels are drawn in proportion to that,
+    divided by its average around them: each thing that stands out gets about the same share, however small it is.
+
+    Args:
+        frames: (B, 3, H, W).
+        config: how many.
+        generator: source of randomness.
+    """
+    background = frames.flatten(2).median(2).values[:, :, None, None]
+    contrast = ((frames - background).abs().sum(1, keepdim=True) - FAINT).clamp(min=0)
+    weight = (contrast / (F.avg_pool2d(contrast, BLOB, 1, BLOB // 2) + 0.02)).flatten(1)
+    share = config.uniform / config.points
+    weight = (1 - share) * weight / weight.sum(1, keepdim=True).clamp(min=1e-6) + share / weight.shape[1]
+    return torch.multinomial(weight, config.points, replacement=True, generator=generator)
+
+
+def mixture_nll(pixels: Tensor, colours: Tensor, masks: Tensor, sigma: float) -> Tensor:
+    """Negative log-likelihood of pixels under a mixture of slots, times sigma squared (about half a squared error).
+
+    A mixture, not a blend: each pixel must be explained by one slot, which is what keeps a slot from painting grey
+    as a blend of white and blue.
+
+    Args:
+        pixels: (B, P, 3).
+        colours: (B, S, 3).
+        masks: (B, S, P) mixing weights.
+        sigma: standard deviation of a colour.
+    """
+    distance = (pixels.unsqueeze(1) - colours.unsqueeze(2)).square().sum(-1) / (2 * sigma**2)
+    return -(sigma**2) * torch.logsumexp((masks + 1e-6).log() - distance, dim=1).mean()
+
+
+class EncoderStage:
+    """Explains sampled pixels as a mixture of slots, by decoded masks and by attention.
+
+    Args:
+        data: episodes with ``pixels``.
+        config: architecture.
+        slots: how to train.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, data: EpisodeFile, config: EncoderConfig, slots: SlotTrainingConfig, seed: int) -> None:
+        self.config, self.slots = config, slots
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = SlotAutoencoder(config)
+        self.frames = _read_frames(data, data.episodes("train")[: slots.episodes or None], config.image_size)
+        self.held_out = _read_frames(data, data.episodes("validation")[:20], config.image_size)
+        self.points = grid_coordinates(config.image_size)
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Likelihood of sampled pixels under the decoded masks and under the attention, which are tied."""
+        slots = self.slots
+        picks = torch.randint(len(self.frames), (batch,), generator=generator)
+        frames = self._frames(self.frames[picks.numpy()])
+        index = draw_points(frames, slots, generator)[rows]
+        frames, points = frames[rows], self.points[index]
+        encoding, colours, masks = model(frames, points)
+        attention = F.grid_sample(encoding.attention, points.unsqueeze(2), padding_mode="border", align_corners=False)
+        attention = attention.squeeze(-1)
+        target = frames.flatten(2).transpose(1, 2).take_along_dim(index.unsqueeze(-1), 1)
+        terms = {
+            "decoded": mixture_nll(target, colours, masks, slots.sigma),
+            "attended": mixture_nll(target, colours, attention, slots.sigma),
+            "tie": (attention - masks).square().mean(),
+        }
+        total = terms["decoded"] + terms["attended"] + slots.tie * terms["tie"]
+        return {"total": total, **terms}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Mean squared error of whole validation frames, drawn by blending the decoded masks."""
+        chosen = self._frames(self.held_out[:: max(1, len(self.held_out) // 128)])
+        errors = []
+        for frames in chosen.split(16):
+            _, colours, masks = model(frames, self.points.expand(len(frames), -1, -1))
+            errors.append((masks.transpose(1, 2) @ colours - frames.flatten(2).transpose(1, 2)).square().mean((1, 2)))
+        return {"pixels": float(torch.cat(errors).mean())}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the encoder folder that ``extract`` reads."""
+        if not isinstance(model, SlotAutoencoder):
+            raise TypeError(f"expected the SlotAutoencoder that was trained, got {type(model).__name__}")
+        model.save(folder)
+
+    def _frames(self, frames: NDArray[np.uint8]) -> Tensor:
+        return prepare_frames(torch.from_numpy(frames), self.config.image_size)
+
+
+def _read_frames(data: EpisodeFile, episodes: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    if len(episodes) == 0:
+        raise ValueError(f"{data.path} has no episodes for training or for validation")
+    frames: NDArray[np.uint8] = np.concatenate([data.read("pixels", int(episode)) for episode in episodes])
+    if frames.shape[1:3] != (size, size):
+        raise ValueError(f"{data.path} has frames of {frames.shape[1:3]} px, but encoder.image_size is {size}")
+    return frames

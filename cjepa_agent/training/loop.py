@@ -1,0 +1,237 @@
+"""The training loop: Lightning Fabric for devices, precision and processes around plain PyTorch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How to optimise.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch: samples per step, over all processes.
+        lr: peak learning rate of AdamW.
+        warmup: steps over which the rate grows linearly to its peak.
+        decay: last share of the steps over which it falls linearly to zero. In between it is constant, so that a
+            run can be resumed from before the decay with more ``steps``.
+        weight_decay: of AdamW.
+        clip: largest gradient norm.
+        ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
+        precision: Fabric precision, e.g. ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        accelerator: Fabric accelerator, ``auto``, ``cpu`` or ``cuda``.
+        seed: of weights, batches and masks.
+        log_every: steps between log rows.
+        validate_every: steps between validations.
+        save_every: steps between checkpoints.
+    """
+
+    steps: int = 30000
+    batch: int = 256
+    lr: float = 1e-3
+    warmup: int = 500
+    decay: float = 0.3
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.0
+    precision: str = "bf16-mixed"
+    accelerator: str = "auto"
+    seed: int = 0
+    log_every: int = 100
+    validate_every: int = 2000
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.log_every, self.validate_every, self.save_every) < 1:
+            raise ValueError(f"trainer steps, batch and intervals must be positive, got {self}")
+        if not 0.0 <= self.decay <= 1.0:
+            raise ValueError(f"trainer.decay is a share in [0, 1], got {self.decay}")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")
+        if self.lr <= 0 or self.clip <= 0:
+            raise ValueError(f"trainer.lr and trainer.clip must be positive, got {self.lr} and {self.clip}")
+
+
+class Stage(Protocol):
+    """What one training stage brings to the loop."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained: its parameters that require gradients."""
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of one step, ``total`` among them.
+
+        All ``batch`` samples are drawn from ``generator``, then cut to ``rows``, so that any number of processes
+        sees the same data.
+        """
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Figures on validation episodes."""
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write what the next stage or the user loads."""
+
+
+def learning_rate(step: int, config: TrainerConfig) -> float:
+    """Factor on the peak rate: linear warm-up, constant, linear decay to zero."""
+    rising = (step + 1) / max(1, config.warmup)
+    falling = (config.steps - step) / max(1.0, config.decay * config.steps)
+    return min(1.0, rising, falling)
+
+
+class Run:
+    """One training run in a folder: state, logs, checkpoints."""
+
+    def __init__(self, stage: Stage, config: TrainerConfig, out: Path) -> None:
+        self.stage, self.config, self.out = stage, config, out
+        self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Started by torchrun: one device per process, gradients averaged.
+            self.fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=int(os.environ["LOCAL_WORLD_SIZE"]),
+                num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]),
+                strategy="ddp",
+                precision=config.precision,  # type: ignore[arg-type]
+            )
+        self.fabric.launch()
+        if config.batch % self.fabric.world_size:
+            raise ValueError(f"trainer.batch {config.batch} is not a multiple of {self.fabric.world_size} processes")
+        parameters = [p for p in stage.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.model, self.optimizer = self.fabric.setup(stage.model, optimizer)
+        self.average = (
+            AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        self.checkpoint = out / "checkpoint.pt"
+        if self.checkpoint.is_file():
+            self._load()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.stage.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "step": self.step,
+        }
+
+    def _load(self) -> None:
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{self.checkpoint} cannot be resumed from ({error}); delete it to start again") from error
+        self.stage.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step = int(state["step"])
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            temporary = self.checkpoint.with_suffix(".tmp")
+            torch.save(self._state(), temporary)
+            os.replace(temporary, self.checkpoint)
+
+    def evaluated(self) -> nn.Module:
+        """The weights to validate and export: the average if there is one."""
+        return self.average.module if self.average else self.stage.model
+
+    def fit(self) -> None:
+        """Train from where the folder's checkpoint stands to the last step, then export."""
+        config, fabric = self.config, self.fabric
+        self.out.mkdir(parents=True, exist_ok=True)
+        share = config.batch // fabric.world_size
+        rows = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=fabric.device))
+        bar = tqdm(
+            total=config.steps, initial=self.step, disable=not fabric.is_global_zero, mininterval=2.0, unit="step"
+        )
+        log = Log(self.out, self.step) if fabric.is_global_zero else None
+        while self.step < config.steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.lr * learning_rate(self.step, config)
+            self.model.train()
+            terms = self.stage.loss(self.model, self.step, config.batch, rows, self.generator)
+            self.optimizer.zero_grad()
+            fabric.backward(terms["total"])
+            fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
+            self.optimizer.step()
+            if self.average:
+                self.average.update_parameters(self.stage.model)
+            self.step += 1
+            bar.update()
+            for name, value in terms.items():
+                sums[name] += value.detach()
+            if self.step % config.log_every == 0:
+                means = {name: self._mean(value) / config.log_every for name, value in sums.items()}
+                sums.clear()
+                bar.set_postfix({"loss": f"{means['total']:.4f}"})
+                if log:
+                    log.write("train", self.step, means)
+            self._milestones(log)
+        bar.close()
+        if fabric.is_global_zero:
+            self.stage.export(self.evaluated().eval(), self.out)
+
+    def _mean(self, value: Tensor) -> float:
+        """Mean over processes."""
+        mean = self.fabric.all_reduce(value, reduce_op="mean")
+        return float(cast(Tensor, mean))
+
+    def _milestones(self, log: Log | None) -> None:
+        last = self.step == self.config.steps
+        if (last or self.step % self.config.validate_every == 0) and log:
+            log.write("validation", self.step, self.stage.validate(self.evaluated().eval()))
+        if last or self.step % self.config.save_every == 0:
+            self._save()
+
+
+class Log:
+    """Rows of (step, name, value) to ``<kind>.csv`` and to TensorBoard.
+
+    Rows after ``step`` that a killed run left behind are dropped on resumption.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self.board = SummaryWriter(str(folder), purge_step=step)
+        for kind in ("train", "validation"):
+            path = folder / f"{kind}.csv"
+            if path.is_file():
+                with path.open() as file:
+                    kept = [row for row in csv.reader(file) if int(row[0]) <= step]
+                with path.open("w", newline="") as file:
+                    csv.writer(file).writerows(kept)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Append ``values`` at ``step``."""
+        with (self.folder / f"{kind}.csv").open("a", newline="") as file:
+            writer = csv.writer(file)
+            for name, value in values.items():
+                writer.writerow([step, name, value])
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+        self.board.flush()

@@ -1,0 +1,239 @@
+"""``stage=predictor``: C-JEPA's masked prediction on frozen slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoder import POSITION_DIM, centroid_of
+from cjepa_agent.latent import Latent
+from cjepa_agent.losses import cjepa_loss
+from cjepa_agent.masking import MaskConfig, sample_mask
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.slot_data import SlotData
+from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from planners import ActionPrior
+
+FIT_ROWS = 20000  # rows that normalisation is fitted on
+
+
+@dataclass(frozen=True)
+class DynamicsTrainingConfig:
+    """What the predictor is trained on.
+
+    Attributes:
+        short_history: probability that a batch has fewer than ``predictor.history`` frames (uniformly 1 to one
+            fewer), as the first plans of an episode have.
+        rollout_from: share of the training after which the loss also runs through a rollout.
+        rollout_blocks: its length in action blocks; also the horizon of validation.
+        rollout_batch: samples per step of the rollout term.
+        rollout_weight: its weight.
+        proprio_weight: weight of the proprioception term.
+        windows: validation windows.
+    """
+
+    short_history: float = 0.5
+    rollout_from: float = 0.7
+    rollout_blocks: int = 5
+    rollout_batch: int = 128
+    rollout_weight: float = 1.0
+    proprio_weight: float = 1.0
+    windows: int = 1024
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.short_history <= 1 and 0 <= self.rollout_from <= 1):
+            raise ValueError(f"dynamics.short_history and rollout_from are shares in [0, 1], got {self}")
+        if min(self.rollout_blocks, self.rollout_batch, self.windows) < 1:
+            raise ValueError(f"dynamics.rollout_blocks, rollout_batch and windows must be positive, got {self}")
+
+
+class PredictorStage:
+    """Draws windows of latents and minimises ``cjepa_loss``, at the end also the error of rollouts.
+
+    Args:
+        data: slots, proprioception and actions.
+        autoencoder: encoder and decoder that the slots come from; they stay as they are.
+        predictor: architecture of what is trained.
+        mask: what is hidden of the history.
+        dynamics: see there.
+        trainer: its steps and seed are read.
+        recipe: kept in the checkpoint as the record of the training.
+    """
+
+    def __init__(
+        self,
+        data: SlotData,
+        autoencoder: SlotAutoencoder,
+        predictor: PredictorConfig,
+        mask: MaskConfig,
+        dynamics: DynamicsTrainingConfig,
+        trainer: TrainerConfig,
+        recipe: Mapping[str, Any],
+    ) -> None:
+        self.data, self.mask, self.dynamics = data, mask, dynamics
+        self.steps, self.recipe = trainer.steps, recipe
+        self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics.rollout_blocks, trainer.seed)
+        self.model = DynamicsLoss(self.world_model, dynamics)
+        self.history, block = predictor.history, self.world_model.config.action_block
+        lengths = {*range(2, self.history + 2), dynamics.rollout_blocks + 1}
+        self.starts = {frames: data.window_starts("train", frames, block) for frames in lengths}
+        held_out = data.window_starts("validation", dynamics.rollout_blocks + 1, block)
+        order = np.random.default_rng(trainer.seed).permutation(len(held_out))[: dynamics.windows]
+        self.held_out = held_out[order]
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """``cjepa_loss`` on one batch, plus the rollout term in the last part of the training."""
+        frames = self._history_length(generator)
+        starts = self._draw(frames + 1, batch, generator)[rows]
+        slots = self.world_model.config.encoder.n_slots
+        hidden = sample_mask(self.mask, batch, frames, slots, generator)[rows]
+        rollout = None
+        if step >= self.dynamics.rollout_from * self.steps:
+            share = self.dynamics.rollout_batch * (rows.stop - rows.start) // batch
+            offset = rows.start // (rows.stop - rows.start) * share
+            drawn = self._draw(self.dynamics.rollout_blocks + 1, self.dynamics.rollout_batch, generator)
+            rollout = self._windows(drawn[offset : offset + share], self.dynamics.rollout_blocks + 1)
+        terms: dict[str, Tensor] = model(self._windows(starts, frames + 1), hidden, rollout)
+        return terms
+
+    def _history_length(self, generator: torch.Generator) -> int:
+        if self.history == 1 or float(torch.rand((), generator=generator)) >= self.dynamics.short_history:
+            return self.history
+        return int(torch.randint(1, self.history, (), generator=generator))
+
+    def _draw(self, frames: int, count: int, generator: torch.Generator) -> NDArray[np.int64]:
+        starts = self.starts[frames]
+        chosen: NDArray[np.int64] = starts[torch.randint(len(starts), (count,), generator=generator).numpy()]
+        return chosen
+
+    def _windows(self, starts: NDArray[np.int64], frames: int) -> tuple[Latent, Tensor]:
+        return self.data.windows(starts, frames, self.world_model.config.action_block)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Rollout error of object slots after 1..H blocks as a share of the error of copying the first frame."""
+        blocks = self.dynamics.rollout_blocks
+        model_error, copy_error = torch.zeros(blocks), torch.zeros(blocks)
+        for starts in np.array_split(self.held_out, max(1, len(self.held_out) // 256)):
+            latent, actions = self._windows(starts, blocks + 1)
+            latent = self.world_model.processor.state(latent.slots, latent.proprio)
+            predicted = roll(self.world_model, latent, actions)
+            model_error += (predicted.slots - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
+            copy_error += (latent.slots[:, :1] - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
+        ratio = model_error / copy_error
+        error = model_error / len(self.held_out)
+        return {f"rollout_{h + 1}": float(error[h]) for h in range(blocks)} | {
+            f"against_copy_{h + 1}": float(ratio[h]) for h in range(blocks)
+        }
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the whole world model as a checkpoint folder ``checkpoint``."""
+        if not isinstance(model, DynamicsLoss):
+            raise TypeError(f"expected the DynamicsLoss that was trained, got {type(model).__name__}")
+        block = self.world_model.config.action_block
+        blocks = self.data.blocks(self.starts[2], 1, block)[:, 0]
+        bound = torch.ones(blocks.shape[1])
+        prior = ActionPrior.fit(blocks, -bound, bound)
+        Checkpoint(model.world_model, prior, self.recipe).save_pretrained(folder / "checkpoint")
+
+
+class DynamicsLoss(nn.Module):
+    """The world model wrapped so that one call gives the loss, which is what data-parallel training needs."""
+
+    def __init__(self, world_model: WorldModel, dynamics: DynamicsTrainingConfig) -> None:
+        super().__init__()
+        self.world_model, self.dynamics = world_model, dynamics
+
+    def forward(
+        self, window: tuple[Latent, Tensor], hidden: Tensor, rollout: tuple[Latent, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Loss terms of one batch.
+
+        Args:
+            window: raw slots (B, T + 1, S, D), raw proprio (B, T + 1, P); action blocks (B, T, A).
+            hidden: (B, T, S).
+            rollout: raw latents (R, H + 1, ...), action blocks (R, H, A), or None.
+        """
+        model, weight = self.world_model, self.dynamics.proprio_weight
+        latent = model.processor.state(window[0].slots, window[0].proprio)
+        history = latent.select((slice(None), slice(0, -1)))
+        prediction = model.predictor(history, model.processor.action(window[1]), hidden)
+        terms = cjepa_loss(prediction, latent, hidden, weight)
+        if rollout is None:
+            return terms._asdict()
+        target = model.processor.state(rollout[0].slots, rollout[0].proprio)
+        predicted = roll(model, target, rollout[1])
+        later = target.select((slice(None), slice(1, None)))
+        along = (predicted.slots - later.slots).square().mean() + weight * (
+            predicted.proprio - later.proprio
+        ).square().mean()
+        return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
+
+
+def fitted_world_model(
+    data: SlotData, autoencoder: SlotAutoencoder, predictor: PredictorConfig, horizon: int, seed: int
+) -> WorldModel:
+    """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
+
+    Args:
+        data: slots of a dataset.
+        autoencoder: where they come from.
+        predictor: architecture.
+        horizon: planning horizon in action blocks.
+        seed: of the predictor's weights and of the rows that normalisation is fitted on.
+    """
+    config = WorldModelConfig(encoder=autoencoder.config, predictor=predictor)
+    starts = data.window_starts("train", horizon + 1, config.action_block)
+    chosen = np.random.default_rng(seed).choice(starts, min(FIT_ROWS, len(starts)), replace=False)
+    now, later = data.frames(chosen), data.frames(chosen + horizon * config.action_block)
+    blocks = data.blocks(chosen, 1, config.action_block)[:, 0]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = replace(config, roles=find_roles(now, later))
+        model = WorldModel(config)
+    model.encoder.load_state_dict(autoencoder.encoder.state_dict())
+    model.decoder.load_state_dict(autoencoder.decoder.state_dict())
+    model.processor.fit(now.slots, later.slots, now.proprio, blocks, POSITION_DIM, config.roles["block"])
+    return model
+
+
+def find_roles(now: Latent, later: Latent) -> dict[str, int]:
+    """Which slot is the agent and which the block, from data alone.
+
+    The agent's slot is the one whose centroid is best explained by proprioception; the block's is the one that moves
+    most among the others.
+
+    Args:
+        now: raw slots (M, S, D) and proprioception (M, P).
+        later: the same scenes one horizon later.
+    """
+    centroid = centroid_of(now.slots)
+    inputs = torch.cat([now.proprio, torch.ones(len(centroid), 1)], dim=1)
+    flat = centroid.flatten(1)
+    residual = flat - inputs @ torch.linalg.lstsq(inputs, flat).solution
+    unexplained = residual.var(0).unflatten(0, (-1, 2)).sum(-1) / flat.var(0).unflatten(0, (-1, 2)).sum(-1).clamp(
+        min=1e-8
+    )
+    agent = int(unexplained.argmin())
+    moved = (centroid_of(later.slots) - centroid).square().sum(-1).mean(0)
+    moved[agent] = -1.0
+    return {"agent": agent, "block": int(moved.argmax())}
+
+
+def roll(model: WorldModel, latent: Latent, actions: Tensor) -> Latent:
+    """Rollout from the first frame of latents (B, H + 1, ...) along the actions taken (B, H, A): (B, H, ...)."""
+    first = latent.select((slice(None), slice(0, 1)))
+    predicted = model.rollout(first, actions[:, :0], actions.unsqueeze(1))
+    return predicted.select((slice(None), 0))

@@ -1,0 +1,164 @@
+"""C-JEPA's world model: frozen encoder, processor, masked predictor; encode once, roll out many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, grid_coordinates
+from cjepa_agent.latent import Latent
+from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
+from cjepa_agent.processor import Processor
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Architecture of the slot encoder and its decoder.
+
+    Attributes:
+        kind: ``slots`` reads pixels; ``state`` maps the simulator's true state to slots (debugging, upper bounds).
+        n_slots: S.
+        slot_dim: D.
+        image_size: side of the input frames, px; frames of other sizes are resized.
+        width: channels of CNN and attention.
+        iterations: rounds of slot attention.
+        decoder_width: channels of the decoder.
+    """
+
+    kind: str = "slots"
+    n_slots: int = 4
+    slot_dim: int = 128
+    image_size: int = 64
+    width: int = 64
+    iterations: int = 2
+    decoder_width: int = 96
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("slots", "state"):
+            raise ValueError(f"encoder.kind must be slots or state, got {self.kind!r}")
+        if self.slot_dim <= POSITION_DIM:
+            raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM}, got {self.slot_dim}")
+        if min(self.n_slots, self.image_size, self.width, self.iterations, self.decoder_width) < 1:
+            raise ValueError(f"encoder sizes must be positive, got {self}")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Everything needed to rebuild a world model; saved as ``config.json``.
+
+    Attributes:
+        encoder, predictor: architectures.
+        proprio_dim: P, numbers of proprioception.
+        env_action_dim: numbers of one environment action.
+        action_block: environment actions in one step of the world model.
+        roles: slot index of each object whose role was found from data, e.g. ``{"agent": 2, "block": 0}``.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    proprio_dim: int = 4
+    env_action_dim: int = 2
+    action_block: int = 5
+    roles: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def action_dim(self) -> int:
+        """A, numbers of one action block."""
+        return self.env_action_dim * self.action_block
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WorldModelConfig:
+        """Rebuild from ``dataclasses.asdict``; raises ValueError naming unknown or missing keys."""
+        try:
+            rest = {k: v for k, v in values.items() if k not in ("encoder", "predictor")}
+            return cls(
+                encoder=EncoderConfig(**values["encoder"]), predictor=PredictorConfig(**values["predictor"]), **rest
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a world model configuration: {error}") from error
+
+
+class WorldModel(nn.Module):
+    """Latent dynamics of objects.
+
+    Args:
+        config: architecture; weights start random.
+    """
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder = config.encoder
+        self.encoder = SlotEncoder(
+            encoder.n_slots, encoder.slot_dim, encoder.image_size, encoder.width, encoder.iterations
+        )
+        self.decoder = SlotDecoder(encoder.slot_dim, encoder.decoder_width)
+        self.predictor = MaskedPredictor(
+            config.predictor, encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
+        )
+        self.processor = Processor(encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim)
+        self.encoder.requires_grad_(False)
+        self.decoder.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor, proprio: Tensor) -> Latent:
+        """Encode frames (B, H, W, 3) uint8 and raw proprioception (B, P) to a latent (B, ...).
+
+        Frames are encoded one by one: convolutions round differently in batches of different size, and a
+        scene's latent must not depend on which others are encoded with it.
+        """
+        slots = torch.cat(
+            [self.encoder(frame).slots for frame in prepare_frames(frames, self.encoder.image_size).split(1)]
+        )
+        return self.processor.state(slots, proprio)
+
+    def rollout(self, history: Latent, past_actions: Tensor, actions: Tensor) -> Latent:
+        """Predict the latents along candidate action sequences; nothing is hidden but the future.
+
+        Args:
+            history: slots (B, T, S, D), proprio (B, T, P), oldest first, 1 <= T <= config.predictor.history.
+            past_actions: (B, T - 1, A) action blocks taken between those frames, environment units.
+            actions: (B, N, H, A) candidate action blocks, environment units.
+
+        Returns:
+            Slots (B, N, H, S, D) and proprio (B, N, H, P): the latent after each block.
+        """
+        batch, candidates, horizon = actions.shape[:3]
+        window = history.repeat(candidates)
+        blocks = self.processor.action(actions.flatten(0, 1))
+        taken = self.processor.action(past_actions).repeat_interleave(candidates, 0)
+        # A window that slides keeps the length it starts with: the planned path is then of the length seen now.
+        frames = window.proprio.shape[1]
+        steps: list[Latent] = []
+        for step in range(horizon):
+            taken = torch.cat([taken, blocks[:, step : step + 1]], dim=1)[:, -frames:]
+            steps.append(self.predictor(window, taken))
+            window = Latent.cat([window, steps[-1]], dim=1).select((slice(None), slice(-frames, None)))
+        path = Latent.cat(steps, dim=1)
+        return Latent(path.slots.unflatten(0, (batch, candidates)), path.proprio.unflatten(0, (batch, candidates)))
+
+    @torch.no_grad()
+    def decode(self, latent: Latent, size: int = 64) -> tuple[Tensor, Tensor]:
+        """Draw latents (B, ...): frames (B, size, size, 3) uint8 and slot masks (B, S, size, size)."""
+        points = grid_coordinates(size).to(latent.slots.device).expand(len(latent.slots), -1, -1)
+        colours, masks = self.decoder(self.processor.raw_slots(latent.slots), points)
+        blend = (masks.transpose(1, 2) @ colours).clamp(0, 1)
+        frames = (blend * 255).round().to(torch.uint8).unflatten(1, (size, size))
+        return frames, masks.unflatten(2, (size, size))
+
+
+def prepare_frames(frames: Tensor, size: int) -> Tensor:
+    """Frames (B, H, W, 3) uint8 to (B, 3, size, size) float in [0, 1], area-averaged if the size differs.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 (B, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
+    pixels = frames.permute(0, 3, 1, 2).float() / 255
+    if pixels.shape[-2:] != (size, size):
+        pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return pixels

@@ -1,0 +1,122 @@
+"""Turns a dataclass and a function into a command: Hydra overrides in, a validated configuration out.
+
+Defaults live in the dataclasses alone. Each dataclass is offered to Hydra as the ``default`` option of its group;
+YAML files in the group's folder are named presets that change some of its values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+import hydra
+from docstring_parser import parse
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+T = TypeVar("T")
+
+
+def command(name: str, schema: type[T], function: Callable[[T], None]) -> Callable[[], None]:
+    """The command-line entry of ``python -m cjepa_agent.<name>``.
+
+    Args:
+        name: the command's name.
+        schema: top-level dataclass; its dataclass fields become configuration groups.
+        function: called with the validated configuration.
+
+    Returns:
+        A function without arguments for ``if __name__ == "__main__"``. User errors (ValueError, missing files)
+        are printed as one line and end the process with status 2.
+    """
+    register(name, schema)
+
+    @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=f"{name}_command")
+    def compose(config: DictConfig) -> None:
+        try:
+            function(build(schema, config))
+        except (ValueError, FileNotFoundError, FileExistsError) as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            sys.exit(2)
+
+    def main() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            sys.stdout.write(help_text(name, schema) + "\n")
+            return
+        sys.argv.extend(["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
+        compose()
+
+    return main
+
+
+def register(name: str, schema: type[Any]) -> None:
+    """Offer ``schema`` and its groups to Hydra."""
+    store = ConfigStore.instance()
+    defaults: list[Any] = []
+    scalars = {}
+    for field, value in _fields(schema):
+        if dataclasses.is_dataclass(value):
+            store.store(group=field, name="default", node=_plain(value))
+            defaults.append({field: _choice(schema, field)})
+        else:
+            scalars[field] = _plain_value(value)
+    store.store(name=f"{name}_command", node={"defaults": [*defaults, "_self_"], **scalars})
+
+
+def _choice(schema: type[Any], field: str) -> str:
+    presets: dict[str, str] = getattr(schema, "PRESETS", {})
+    return presets.get(field, "default")
+
+
+def _fields(schema: type[Any]) -> list[tuple[str, Any]]:
+    return [(f.name, getattr(schema(), f.name)) for f in dataclasses.fields(schema)]
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {k: _plain_value(v) for k, v in dataclasses.asdict(value).items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def build(schema: type[T], config: DictConfig) -> T:
+    """The dataclass ``schema`` filled from a composed configuration.
+
+    Raises:
+        ValueError: unknown or missing keys, values of the wrong type or out of range.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        return dacite.from_dict(schema, values, dacite.Config(strict=True, cast=[float, Path, tuple]))
+    except dacite.DaciteError as error:
+        raise ValueError(f"configuration: {error}") from error
+
+
+def help_text(name: str, schema: type[Any]) -> str:
+    """What the command does and every key with its default and meaning, from the dataclasses' docstrings."""
+    lines = [f"python -m cjepa_agent.{name} [key=value ...]", "", parse(schema.__doc__ or "").description or "", ""]
+    lines += _help_rows(schema, "")
+    return "\n".join(lines)
+
+
+def _help_rows(schema: type[Any], prefix: str) -> list[str]:
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in parse(schema.__doc__ or "").params}
+    for key in list(texts):
+        for part in key.split(","):
+            texts[part.strip()] = texts[key]
+    rows = []
+    for field, value in _fields(schema):
+        if dataclasses.is_dataclass(value):
+            presets = sorted(p.stem for p in (Path(__file__).parent / field).glob("*.yaml"))
+            rows += ["", f"{prefix}{field}={'|'.join(['default', *presets])}  {texts.get(field, '')}"]
+            rows += _help_rows(type(value), f"{prefix}{field}.")
+        else:
+            rows.append(f"  {prefix}{field}={_plain_value(value)}  {texts.get(field, '')}")
+    return rows

@@ -1,0 +1,268 @@
+"""The agent: Stable-Baselines3's protocol, bookkeeping per environment, independence of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
+
+from cjepa_agent import CJEPAAgent
+from cjepa_agent.agent import KEYS
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from envs.pusht import PushTEnv
+from planners import CEMConfig, RecedingHorizon
+
+OPEN_LOOP = replace(SETTINGS, receding=RecedingHorizon(horizon=2, replan_every=2))
+WITH_HISTORY = replace(SETTINGS, context=3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def agent(settings: PlannerSettings = SETTINGS, **arguments: Any) -> CJEPAAgent:
+    return CJEPAAgent(tiny_checkpoint(), settings, **arguments)
+
+
+def env(size: int = 64) -> PushTEnv:
+    return PushTEnv(task="goal_state", observation_width=size, observation_height=size)
+
+
+def stack(observations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: np.stack([o[key] for o in observations]) for key in KEYS}
+
+
+def test_five_line_use() -> None:
+    world = gym.make("PushT-v0")
+    player = agent()
+    observation, _ = world.reset(seed=0)
+    action, _ = player.predict(observation)
+    assert action.shape == (2,) and action.dtype == np.float32 and world.action_space.contains(action)
+    world.step(action)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, OPEN_LOOP, WITH_HISTORY])
+def test_actions_are_the_same_alone_and_in_a_batch_of_eight(settings: PlannerSettings) -> None:
+    together, steps = [env() for _ in range(8)], 12
+    observations = [world.reset(seed=seed)[0] for seed, world in enumerate(together)]
+    batch = agent(settings)
+    state, actions = batch.begin(range(8)), []
+    for _ in range(steps):
+        action, state = batch.predict(stack(observations), state=state)
+        actions.append(action)
+        observations = [world.step(a)[0] for world, a in zip(together, action, strict=True)]
+    for seed in (0, 5):
+        alone, player = env(), agent(settings)
+        observation, _ = alone.reset(seed=seed)
+        own = player.begin([seed])
+        for step in range(steps):
+            action, own = player.predict(observation, state=own)
+            np.testing.assert_array_equal(action, actions[step][seed])
+            observation = alone.step(action)[0]
+
+
+def test_single_and_vectorised_observations_agree() -> None:
+    observation, _ = env().reset(seed=0)
+    single, _ = agent().predict(observation)
+    batch, state = agent().predict(stack([observation]))
+    assert batch.shape == (1, 2) and len(state) == 1
+    np.testing.assert_array_equal(single, batch[0])
+
+
+def test_evaluate_policy_runs_and_repeats() -> None:
+    world = make_vec_env(lambda: gym.make("PushT-v0", task="goal_state", max_episode_steps=7), n_envs=2)
+    rewards = []
+    for _ in range(2):
+        world.seed(3)
+        rewards.append(evaluate_policy(agent(), world, n_eval_episodes=4, return_episode_rewards=True)[0])
+    assert len(rewards[0]) == 4 and rewards[0] == rewards[1]
+
+
+@pytest.mark.parametrize("size", [32, 96, 224])
+def test_frames_of_any_size(size: int) -> None:
+    observation, _ = env(size).reset(seed=0)
+    action, _ = agent().predict(observation)
+    assert np.isfinite(action).all()
+
+
+def test_nothing_given_is_changed() -> None:
+    player = agent()
+    weights = {name: value.clone() for name, value in player.model.state_dict().items()}
+    attributes = {name: dict(part.__dict__) for name, part in player.model.named_modules()}
+    world = env()
+    observation, _ = world.reset(seed=0)
+    copies = {key: value.copy() for key, value in observation.items()}
+    state = player.begin([0])
+    player.predict(observation, state=state)
+    assert state[0].goal is None
+    for key, value in copies.items():
+        np.testing.assert_array_equal(observation[key], value)
+    for name, value in player.model.state_dict().items():
+        assert torch.equal(weights[name], value)
+    for name, part in player.model.named_modules():
+        assert part.__dict__.keys() == attributes[name].keys()
+
+
+def test_reused_observation_arrays_do_no_harm() -> None:
+    player, world = agent(), env()
+    observation, _ = world.reset(seed=0)
+    player.predict(observation)
+    observation["goal_pixels"][:] = 0
+    _, state = player.predict(observation)
+    assert state[0].replans == 1 and state[0].key == (0, 0, 1)
+
+
+def test_plans_at_block_boundaries_only() -> None:
+    player, world = agent(OPEN_LOOP), env()
+    observation, _ = world.reset(seed=0)
+    replans = []
+    for _ in range(21):
+        action, state = player.predict(observation)
+        replans.append(state[0].replans)
+        observation = world.step(action)[0]
+    assert replans == [1] * 10 + [2] * 10 + [3]
+
+
+def test_history_holds_real_frames_and_the_blocks_between_them() -> None:
+    player, world = agent(WITH_HISTORY), env()
+    observation, _ = world.reset(seed=0)
+    executed, lengths = [], []
+    for _ in range(21):
+        action, state = player.predict(observation)
+        lengths.append(len(state[0].history))
+        assert len(state[0].taken) == len(state[0].history) - 1
+        executed.append(action)
+        observation = world.step(action)[0]
+    assert lengths == [1] * 5 + [2] * 5 + [3] * 11
+    np.testing.assert_array_equal(torch.stack(state[0].taken).numpy(), np.reshape(executed[10:20], (2, 10)))
+
+
+def test_episode_start_resets_one_environment_only() -> None:
+    player = agent()
+    observations = [env().reset(seed=seed)[0] for seed in range(2)]
+    _, before = player.predict(stack(observations), episode_start=np.array([True, True]))
+    assert [e.key for e in before] == [(0, 0, 0), (0, 1, 0)]
+    _, after = player.predict(stack(observations), episode_start=np.array([False, True]))
+    assert [e.key for e in after] == [(0, 0, 0), (0, 1, 1)]
+    assert [e.step for e in after] == [2, 1]
+    player.reset()
+    _, fresh = player.predict(stack(observations))
+    assert [e.key for e in fresh] == [(0, 0, 0), (0, 1, 0)]
+
+
+def test_a_new_goal_or_another_number_of_environments_starts_anew() -> None:
+    player = agent()
+    first, second = (env().reset(seed=seed)[0] for seed in range(2))
+    player.predict(first)
+    _, state = player.predict({**first, "goal_pixels": second["goal_pixels"]})
+    assert (state[0].key, state[0].replans, state[0].step) == ((0, 0, 1), 1, 1)
+    _, state = player.predict(stack([first, second]))
+    assert [e.key for e in state] == [(0, 0, 0), (0, 1, 0)]
+
+
+def test_seed_changes_plans_and_repeats_them() -> None:
+    observation, _ = env().reset(seed=0)
+    one, again, other = (agent(seed=seed).predict(observation)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_imagination_shows_every_block_of_the_plan() -> None:
+    player = agent()
+    with pytest.raises(ValueError, match="no plan yet"):
+        player.imagination()
+    player.predict(env().reset(seed=0)[0])
+    drawn = player.imagination(size=16)
+    assert drawn.frames.shape == (3, 16, 16, 3) and drawn.frames.dtype == np.uint8
+    assert drawn.masks.shape == (3, CONFIG.encoder.n_slots, 16, 16)
+    np.testing.assert_allclose(drawn.masks.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda o: o["pixels"],
+        lambda o: {k: v for k, v in o.items() if k != "goal_pixels"},
+        lambda o: {**o, "pixels": o["pixels"].astype(np.float32)},
+        lambda o: {**o, "pixels": o["pixels"].transpose(2, 0, 1)},
+        lambda o: {**o, "proprio": o["proprio"][:2]},
+    ],
+)
+def test_observations_that_do_not_fit(change: Any) -> None:
+    with pytest.raises(ValueError, match="agent needs|expected"):
+        agent().predict(change(env().reset(seed=0)[0]))
+
+
+def test_state_and_episode_start_must_fit_the_observation() -> None:
+    player, observation = agent(), env().reset(seed=0)[0]
+    with pytest.raises(ValueError, match="2 episodes for 1"):
+        player.predict(observation, state=player.begin([0, 1]))
+    with pytest.raises(ValueError, match="episode_start"):
+        player.predict(observation, episode_start=np.array([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(SETTINGS, context=4), "takes 1 to 3 frames"),
+        (replace(SETTINGS, action_block=4), "blocks of 5 actions"),
+        (replace(SETTINGS, components=11), "components"),
+    ],
+)
+def test_planners_that_do_not_fit_the_checkpoint(settings: PlannerSettings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        agent(settings)
+
+
+def test_unknown_presets_and_roles_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of .*fast.*full"):
+        CJEPAAgent(tiny_checkpoint(), "slow")
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.config = replace(CONFIG, roles={})
+    with pytest.raises(ValueError, match="block's slot"):
+        CJEPAAgent(checkpoint, SETTINGS, ObjectiveSettings(objects="block"))
+
+
+def test_environments_that_do_not_fit_are_refused() -> None:
+    player = agent()
+    player.check_env(gym.make("PushT-v0"))
+    player.check_env(make_vec_env("PushT-v0", n_envs=2))
+    player.check_env(gym.make_vec("PushT-v0", num_envs=2))
+    with pytest.raises(ValueError, match="control='relative'"):
+        player.check_env(gym.make("PushT-v0", control="absolute"))
+    with pytest.raises(ValueError, match="obs_type='goal'"):
+        player.check_env(gym.make("PushT-v0", obs_type="pixels"))
+
+
+def test_presets_are_the_documented_ones() -> None:
+    full, fast = (PlannerSettings.preset(name) for name in ("full", "fast"))
+    assert full.cem == CEMConfig(300, 30, 30) and full.receding == RecedingHorizon(5, 5)
+    assert fast.receding.shrink and fast.cem.n_samples * fast.cem.n_iterations < 300 * 30
+
+
+def test_objective_of_the_block_ignores_the_other_slots() -> None:
+    objective = ObjectiveSettings(objects="block", proprio_weight=0).build(CONFIG)
+    slots = torch.randn(1, 2, 3, 3, 20)
+    goal = slots[:, 0, -1].clone()
+    goal[:, :2] += 1
+    assert objective(slots, None, goal, None)[0, 0] == 0
+
+
+def test_checkpoint_of_a_trained_prior_bounds_actions() -> None:
+    checkpoint = tiny_checkpoint()
+    wide = Checkpoint(checkpoint.model, replace(checkpoint.prior, basis=100 * checkpoint.prior.basis))
+    action, _ = CJEPAAgent(wide, SETTINGS).predict(env().reset(seed=0)[0])
+    assert np.abs(action).max() <= 1

@@ -1,0 +1,199 @@
+"""Masks, loss and predictor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cjepa_agent.latent import Latent
+from cjepa_agent.losses import cjepa_loss
+from cjepa_agent.masking import MaskConfig, sample_mask
+from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, last_visible
+
+S, D, P, A = 4, 16, 3, 6
+
+
+def make_predictor(**changes: object) -> MaskedPredictor:
+    torch.manual_seed(0)
+    predictor = MaskedPredictor(PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, **changes}), S, D, P, A, future=2)
+    for parameter in predictor.parameters():  # the output heads start at zero, which would hide every dependence
+        torch.nn.init.normal_(parameter, std=0.2)
+    return predictor.eval()
+
+
+def history(batch: int = 2, frames: int = 3) -> Latent:
+    generator = torch.Generator().manual_seed(1)
+    slots = torch.randn(batch, frames, S, D, generator=generator)
+    return Latent(slots, torch.randn(batch, frames, P, generator=generator))
+
+
+class TestMask:
+    def test_object_masks_hide_whole_objects_after_their_first_frame(self) -> None:
+        hidden = sample_mask(MaskConfig(count=2), 500, 3, S, torch.Generator().manual_seed(0))
+        assert not hidden[:, 0].any()
+        assert (hidden[:, 1] == hidden[:, 2]).all()
+        assert (hidden[:, 1].sum(1) == 2).all()
+
+    def test_every_object_is_hidden_about_equally_often_and_samples_differ(self) -> None:
+        hidden = sample_mask(MaskConfig(count=1), 4000, 2, S, torch.Generator().manual_seed(0))[:, 1].float()
+        assert hidden.mean(0).sub(0.25).abs().max() < 0.03
+
+    def test_generator_advances(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        draws = [sample_mask(MaskConfig(), 8, 2, S, generator) for _ in range(2)]
+        assert not torch.equal(*draws)
+        again = sample_mask(MaskConfig(), 8, 2, S, torch.Generator().manual_seed(0))
+        assert torch.equal(draws[0], again)
+
+    def test_fixed_masks_are_the_same_in_every_sample(self) -> None:
+        hidden = sample_mask(MaskConfig(kind="fixed"), 16, 3, S, torch.Generator().manual_seed(3))
+        assert (hidden == hidden[:1]).all() and hidden.any()
+
+    def test_tube_hides_the_anchor_too(self) -> None:
+        hidden = sample_mask(MaskConfig(kind="tube"), 16, 3, S, torch.Generator().manual_seed(3))
+        assert (hidden.sum(1) % 3 == 0).all() and (hidden[:, 0].sum(1) == 1).all()
+
+    def test_token_masks_hide_as_many_cells_but_no_first_frame(self) -> None:
+        hidden = sample_mask(MaskConfig(kind="token", count=2), 200, 3, S, torch.Generator().manual_seed(3))
+        assert not hidden[:, 0].any()
+        assert (hidden.sum((1, 2)) == 2 * 2).all()
+        assert not (hidden[:, 1] == hidden[:, 2]).all()
+
+    def test_upto_draws_every_count(self) -> None:
+        hidden = sample_mask(MaskConfig(count=2, upto=True), 300, 2, S, torch.Generator().manual_seed(3))
+        assert set(hidden[:, 1].sum(1).tolist()) == {0, 1, 2}
+
+    @pytest.mark.parametrize("config", [{"count": -1}, {"kind": "square"}])
+    def test_refuses_bad_settings(self, config: dict[str, object]) -> None:
+        with pytest.raises(ValueError, match=r"mask\."):
+            MaskConfig(**config)  # type: ignore[arg-type]
+
+    def test_refuses_more_objects_than_slots(self) -> None:
+        with pytest.raises(ValueError, match="5.*4 slots"):
+            sample_mask(MaskConfig(count=5), 1, 2, S, torch.Generator())
+
+
+class TestLoss:
+    def test_terms_are_means_and_total_is_their_sum(self) -> None:
+        target, hidden = history(4, 4), torch.zeros(4, 3, S, dtype=torch.bool)
+        hidden[:, 1:, 2] = True
+        prediction = Latent(target.slots + 2.0, target.proprio + 3.0)
+        terms = cjepa_loss(prediction, target, hidden, proprio_weight=0.5)
+        assert terms.history.item() == pytest.approx(4.0) and terms.future.item() == pytest.approx(4.0)
+        assert terms.proprio.item() == pytest.approx(9.0)
+        assert terms.total.item() == pytest.approx(4 + 4 + 4.5)
+
+    def test_nothing_hidden_leaves_the_future_only(self) -> None:
+        target = history(2, 4)
+        prediction = Latent(target.slots.clone(), target.proprio)
+        prediction.slots[:, :3] += 5.0
+        assert cjepa_loss(prediction, target, torch.zeros(2, 3, S, dtype=torch.bool)).total == 0
+
+    def test_a_batch_is_the_mean_of_its_halves(self) -> None:
+        target, prediction = history(6, 4), history(6, 4).select(torch.arange(5, -1, -1))
+        hidden = sample_mask(MaskConfig(count=2, upto=True), 6, 3, S, torch.Generator().manual_seed(0))
+        whole = cjepa_loss(prediction, target, hidden).total
+        halves = [
+            cjepa_loss(prediction.select(part), target.select(part), hidden[part]).total
+            for part in (slice(0, 3), slice(3, 6))
+        ]
+        assert torch.allclose(whole, torch.stack(halves).mean())
+
+    def test_no_gradient_reaches_the_target(self) -> None:
+        target = Latent(torch.randn(1, 2, S, D, requires_grad=True), torch.randn(1, 2, P, requires_grad=True))
+        prediction = Latent(torch.randn(1, 2, S, D, requires_grad=True), torch.randn(1, 2, P))
+        cjepa_loss(prediction, target, torch.zeros(1, 1, S, dtype=torch.bool)).total.backward()
+        assert target.slots.grad is None and prediction.slots.grad is not None
+
+
+class TestPredictor:
+    def test_shapes(self) -> None:
+        predictor, hidden = make_predictor(), torch.zeros(2, 3, S, dtype=torch.bool)
+        assert predictor(history(), torch.zeros(2, 3, A)).slots.shape == (2, 1, S, D)
+        everything = predictor(history(), torch.zeros(2, 4, A), hidden, future=2)
+        assert everything.slots.shape == (2, 5, S, D) and everything.proprio.shape == (2, 5, P)
+
+    @torch.no_grad()
+    def test_hidden_cells_do_not_leak(self) -> None:
+        """What is hidden must have no influence on any prediction, hidden objects' first frame excepted."""
+        predictor, past = make_predictor(residual=False), history()
+        hidden = torch.zeros(2, 3, S, dtype=torch.bool)
+        hidden[:, 1:, 1] = True
+        before = predictor(past, torch.zeros(2, 3, A), hidden)
+        past.slots[:, 1:, 1] += 10.0
+        after = predictor(past, torch.zeros(2, 3, A), hidden)
+        assert torch.equal(before.slots, after.slots) and torch.equal(before.proprio, after.proprio)
+        past.slots[:, 0, 1] += 10.0
+        assert not torch.allclose(predictor(past, torch.zeros(2, 3, A), hidden).slots, before.slots)
+
+    @torch.no_grad()
+    def test_tubes_hide_the_anchor(self) -> None:
+        for residual in (True, False):
+            predictor, past = make_predictor(residual=residual), history()
+            hidden = torch.zeros(2, 3, S, dtype=torch.bool)
+            hidden[:, :, 1] = True
+            before = predictor(past, torch.zeros(2, 3, A), hidden).slots[:, :3]
+            past.slots[:, :, 1] += 10.0
+            assert torch.equal(before, predictor(past, torch.zeros(2, 3, A), hidden).slots[:, :3])
+
+    @torch.no_grad()
+    def test_reading_only_the_future_gives_the_same_future(self) -> None:
+        predictor, past = make_predictor(), history()
+        actions = torch.randn(2, 3, A, generator=torch.Generator().manual_seed(2))
+        read = predictor(past, actions)
+        everything = predictor(past, actions, torch.zeros(2, 3, S, dtype=torch.bool))
+        assert torch.allclose(read.slots[:, 0], everything.slots[:, 3], atol=1e-5)
+
+    @torch.no_grad()
+    def test_objects_are_equivariant_to_their_order(self) -> None:
+        predictor, past, order = make_predictor(), history(), torch.tensor([2, 0, 3, 1])
+        actions = torch.zeros(2, 3, A)
+        plain = predictor(past, actions)
+        permuted = predictor(Latent(past.slots[:, :, order], past.proprio), actions)
+        assert torch.allclose(plain.slots[:, :, order], permuted.slots, atol=1e-5)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("auxiliary", ["tokens", "concat"])
+    def test_every_action_conditions_the_prediction(self, auxiliary: str) -> None:
+        predictor, past = make_predictor(auxiliary=auxiliary), history()
+        base = predictor(past, torch.zeros(2, 3, A)).slots
+        for step in range(3):
+            actions = torch.zeros(2, 3, A)
+            actions[:, step] = 1.0
+            assert not torch.allclose(predictor(past, actions).slots, base)
+
+    @torch.no_grad()
+    def test_starts_by_copying_the_last_visible_latent(self) -> None:
+        torch.manual_seed(0)
+        predictor, past = MaskedPredictor(PredictorConfig(), S, D, P, A), history()
+        prediction = predictor(past, torch.randn(2, 3, A))
+        assert torch.equal(prediction.slots[:, 0], past.slots[:, -1])
+
+    def test_last_visible(self) -> None:
+        past = history(1, 3)
+        hidden = torch.zeros(1, 3, S, dtype=torch.bool)
+        hidden[0, 1:, 0], hidden[0, 2, 1], hidden[0, :, 2] = True, True, True
+        base = last_visible(past, hidden, future=1).slots[0]
+        assert torch.equal(base[:, 0], past.slots[0, [0, 0, 0, 0], 0])
+        assert torch.equal(base[:, 1], past.slots[0, [0, 1, 1, 1], 1])
+        assert not base[:, 2].any()
+        assert torch.equal(base[:, 3], past.slots[0, [0, 1, 2, 2], 3])
+
+    def test_refuses_what_does_not_fit(self) -> None:
+        predictor = make_predictor()
+        with pytest.raises(ValueError, match="4 frames.*1..3"):
+            predictor(history(2, 4), torch.zeros(2, 4, A))
+        with pytest.raises(ValueError, match="need 3 action blocks, got 2"):
+            predictor(history(), torch.zeros(2, 2, A))
+        with pytest.raises(ValueError, match="3 future frames"):
+            predictor(history(), torch.zeros(2, 5, A), future=3)
+        with pytest.raises(ValueError, match="3 slots"):
+            predictor(history().select((slice(None), slice(None), slice(0, 3))), torch.zeros(2, 3, A))
+        with pytest.raises(ValueError, match="multiple"):
+            PredictorConfig(width=30, heads=4)
+
+    def test_inputs_are_not_changed(self) -> None:
+        past, actions = history(), torch.randn(2, 3, A)
+        copies = past.slots.clone(), past.proprio.clone(), actions.clone()
+        make_predictor()(past, actions, torch.ones(2, 3, S, dtype=torch.bool))
+        assert all(torch.equal(a, b) for a, b in zip((past.slots, past.proprio, actions), copies, strict=True))

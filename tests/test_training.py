@@ -1,0 +1,244 @@
+"""Training: resumption, several processes, stages end to end on tiny data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.latent import Latent
+from cjepa_agent.slot_data import SlotData
+from cjepa_agent.training.encoder_stage import SlotTrainingConfig, draw_points, mixture_nll
+from cjepa_agent.training.loop import TrainerConfig, learning_rate
+from cjepa_agent.training.predictor_stage import find_roles
+from cjepa_agent.world_model import EncoderConfig
+from envs.pusht.render import PushTRenderer
+
+GOAL = (256.0, 256.0, np.pi / 4)
+SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
+TINY_PREDICTOR = ["predictor.depth=1", "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16"]
+
+
+def run(*arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    result = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=240)
+    assert result.returncode == expect, result.stderr[-2000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six episodes of 40 frames in which everything moves on a line."""
+    renderer, rng = PushTRenderer(64, 64), np.random.default_rng(0)
+
+    def episode() -> dict[str, np.ndarray]:
+        start, speed = rng.uniform(150, 350, 4), rng.uniform(-2, 2, 4)
+        state = np.zeros((40, 7))
+        state[:, :4] = start + speed * np.arange(40)[:, None]
+        state[:, 4] = rng.uniform(0, 6)
+        return {
+            "pixels": np.stack([renderer.frame(s, GOAL) for s in state]),
+            "action": rng.uniform(-1, 1, (40, 2)).astype(np.float32),
+            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
+            "state": state,
+        }
+
+    path = tmp_path_factory.mktemp("data") / "tiny.h5"
+    write_episodes(path, (episode() for _ in range(6)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder trained for a few steps by the command, and slots extracted by the command."""
+    folder = tmp_path_factory.mktemp("slots")
+    run(
+        "cjepa_agent.train", "stage=encoder", f"data={data}", f"out={folder / 'encoder'}", *SMALL,
+        "trainer.steps=4", "trainer.batch=2", "trainer.log_every=2", "trainer.precision=32-true",
+    )  # fmt: skip
+    run("cjepa_agent.extract", f"data={data}", f"encoder={folder / 'encoder'}", f"out={folder / 'slots'}")
+    return folder / "slots"
+
+
+def train_predictor(data: Path, slots: Path, out: Path, *extra: str, launcher: tuple[str, ...] = ()) -> None:
+    run(
+        *(launcher or ("cjepa_agent.train",)), "stage=predictor", f"data={data}", f"slots={slots}", f"out={out}",
+        *TINY_PREDICTOR, "trainer.batch=8", "trainer.steps=6", "trainer.save_every=2", "trainer.validate_every=3",
+        "trainer.log_every=1", "trainer.precision=32-true", "dynamics.rollout_batch=4", "dynamics.rollout_from=0.5",
+        "dynamics.rollout_blocks=3", *extra,
+    )  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "train.csv").open() as file:
+        return [float(value) for _, name, value in csv.reader(file) if name == "total"]
+
+
+def test_extraction_stores_what_the_encoder_gives(data: Path, slots: Path) -> None:
+    stored = SlotData(EpisodeFile(data), slots)
+    frames = torch.from_numpy(EpisodeFile(data).read("pixels", 2)[:3]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        expected = SlotAutoencoder.load(slots).encoder(frames).slots
+    assert torch.allclose(stored.frames(np.arange(80, 83)).slots, expected, atol=2e-3)
+
+
+def test_windows_pair_frames_with_the_actions_between_them(data: Path, slots: Path) -> None:
+    stored, file = SlotData(EpisodeFile(data), slots), EpisodeFile(data)
+    latent, blocks = stored.windows(np.array([43]), frames=3, block=5)
+    assert torch.equal(latent.proprio[0], torch.from_numpy(file.read("proprio", 1)[[3, 8, 13]]))
+    assert torch.equal(blocks[0].reshape(10, 2), torch.from_numpy(file.read("action", 1)[3:13]))
+
+
+def test_windows_stay_inside_their_episode(data: Path, slots: Path) -> None:
+    starts = SlotData(EpisodeFile(data), slots).window_starts("all", frames=4, block=5)
+    assert ((starts % 40) + 15 < 40).all() and len(starts) == 6 * 25
+
+
+def test_a_killed_run_resumes_to_the_same_weights(data: Path, slots: Path, tmp_path: Path) -> None:
+    train_predictor(data, slots, tmp_path / "whole", "trainer.ema=0.9")
+    # A run of 6 steps stopped after 4 leaves its checkpoint of step 4: what a kill between saves leaves.
+    train_predictor(data, slots, tmp_path / "killed", "trainer.ema=0.9")
+    killed = tmp_path / "killed"
+    state = torch.load(killed / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 6
+    rewind(data, slots, killed)
+    train_predictor(data, slots, killed, "trainer.ema=0.9")
+    whole = Checkpoint.from_pretrained(tmp_path / "whole" / "checkpoint").model.state_dict()
+    resumed = Checkpoint.from_pretrained(killed / "checkpoint").model.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert losses(killed) == losses(tmp_path / "whole")
+
+
+def rewind(data: Path, slots: Path, folder: Path) -> None:
+    """Run again, this time killed in the fifth step, so that step 4 is the last checkpoint."""
+    for file in folder.glob("*"):
+        if file.is_file():
+            file.unlink()
+    code = (
+        "import sys, os\n"
+        "from cjepa_agent.training import loop\n"
+        "plain = loop.Run._milestones\n"
+        "def milestones(self, log):\n"
+        "    os._exit(9) if self.step == 5 else plain(self, log)\n"
+        "loop.Run._milestones = milestones\n"
+        "from cjepa_agent.train import main\n"
+        "main()\n"
+    )
+    arguments = [
+        "stage=predictor", f"data={data}", f"slots={slots}", f"out={folder}", *TINY_PREDICTOR, "trainer.batch=8",
+        "trainer.steps=6", "trainer.save_every=2", "trainer.validate_every=3", "trainer.log_every=1",
+        "trainer.precision=32-true", "dynamics.rollout_batch=4", "dynamics.rollout_from=0.5",
+        "dynamics.rollout_blocks=3", "trainer.ema=0.9",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env=environment, timeout=240)
+    assert killed.returncode == 9, killed.stderr[-2000:]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_two_processes_follow_the_loss_curve_of_one(data: Path, slots: Path, tmp_path: Path) -> None:
+    launcher = ("torch.distributed.run", "--nproc_per_node=2", "--master_port=29617", "-m", "cjepa_agent.train")
+    train_predictor(data, slots, tmp_path / "one")
+    train_predictor(data, slots, tmp_path / "two", "trainer.accelerator=cpu", launcher=launcher)
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-4)
+
+
+def test_a_broken_running_checkpoint_is_refused(data: Path, slots: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    result = run(
+        "cjepa_agent.train", "stage=predictor", f"data={data}", f"slots={slots}", f"out={tmp_path}", expect=2
+    )  # fmt: skip
+    assert "checkpoint.pt cannot be resumed from" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("nonsense=1", "nonsense"),
+        ("trainer.nonsense=1", "nonsense"),
+        ("trainer.batch=0", "must be positive"),
+        ("mask.kind=square", "mask.kind"),
+        ("stage=vision", "stage"),
+    ],
+)
+def test_bad_settings_are_refused(data: Path, slots: Path, tmp_path: Path, argument: str, message: str) -> None:
+    command = [sys.executable, "-m", "cjepa_agent.train", f"data={data}", f"slots={slots}", f"out={tmp_path}", argument]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0 and message in result.stderr
+
+
+def test_slots_of_another_dataset_are_refused(data: Path, slots: Path, tmp_path: Path) -> None:
+    columns = {"action": np.zeros((5, 2), np.float32), "proprio": np.zeros((5, 4), np.float32)}
+    write_episodes(tmp_path / "other.h5", [columns])
+    with pytest.raises(ValueError, match="240 frames.*has 5"):
+        SlotData(EpisodeFile(tmp_path / "other.h5"), slots)
+
+
+def test_checkpoint_records_its_recipe(data: Path, slots: Path, tmp_path: Path) -> None:
+    train_predictor(data, slots, tmp_path, "mask.count=2")
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    assert config["training"]["command"]["mask"]["count"] == 2
+    assert config["training"]["encoder"]["command"]["stage"] == "encoder"
+
+
+def test_roles_are_found_from_data() -> None:
+    rng = torch.Generator().manual_seed(0)
+    place, later = (torch.rand(200, 4, 2, generator=rng) - 0.5 for _ in range(2))
+    place[:, [0, 1]] = later[:, [0, 1]] = 0.1
+    proprio = torch.cat([place[:, 3] * 256 + 256, torch.zeros(200, 2)], dim=1)
+
+    def as_slots(centroid: torch.Tensor) -> torch.Tensor:
+        phases = centroid.unsqueeze(-1) * torch.pi / 2 * torch.tensor([1.0, 2.0, 4.0])
+        return torch.cat([torch.cat([phases.sin(), phases.cos()], -1).flatten(-2), torch.zeros(200, 4, 4)], -1)
+
+    assert find_roles(Latent(as_slots(place), proprio), Latent(as_slots(later), proprio)) == {"agent": 3, "block": 2}
+
+
+def test_points_are_drawn_where_something_stands_out() -> None:
+    frames = torch.ones(1, 3, 64, 64)
+    frames[:, :, 10:12, 10:12] = 0.0
+    config = SlotTrainingConfig(points=300, uniform=100)
+    index = draw_points(frames, config, torch.Generator().manual_seed(0))[0]
+    inside = ((index // 64 - 10).clamp(0, 1) == index // 64 - 10) & ((index % 64 - 10).clamp(0, 1) == index % 64 - 10)
+    assert 150 < inside.sum() < 250
+
+
+def test_mixture_prefers_one_slot_per_pixel_to_a_blend() -> None:
+    grey = torch.full((1, 1, 3), 0.5)
+    black_and_white = torch.tensor([[[0.0] * 3, [1.0] * 3]])
+    blend = mixture_nll(grey, black_and_white, torch.full((1, 2, 1), 0.5), sigma=0.1)
+    own = mixture_nll(grey, torch.tensor([[[0.5] * 3, [1.0] * 3]]), torch.full((1, 2, 1), 0.5), sigma=0.1)
+    assert own < 0.1 * blend
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    config = TrainerConfig(steps=100, warmup=10)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(9, config) > 0.9
+    assert learning_rate(99, config) < 0.01
+
+
+def test_encoder_folder_round_trip_and_refusals(tmp_path: Path) -> None:
+    model = SlotAutoencoder(EncoderConfig(width=16, decoder_width=16, slot_dim=32))
+    model.save(tmp_path)
+    loaded = SlotAutoencoder.load(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    weights = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        SlotAutoencoder.load(tmp_path)
+    (tmp_path / "encoder.safetensors").write_bytes(weights)
+    (tmp_path / "encoder.json").write_text(json.dumps({"width": 8}))
+    with pytest.raises(ValueError, match="does not fit"):
+        SlotAutoencoder.load(tmp_path)
