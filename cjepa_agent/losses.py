@@ -19,7 +19,7 @@ class LossTerms(NamedTuple):
 
 
 def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float = 1.0) -> LossTerms:
-    """``L_history + L_future``, mean squared errors with one reduction: per sample the mean over cells and their numbers.
+    """``L_history + L_future``, mean squared errors: per sample the mean over cells and the numbers of a cell.
 
     A batch is then the mean of its samples, however many cells each hides, and so of its parts on several devices.
 
@@ -30,8 +30,8 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weigh
         proprio_weight: weight of the future proprioception's mean squared error.
 
     Returns:
-        ``history``: mean over each sample's hidden history cells, 0 without any; ``future``: mean over future object cells;
-        ``proprio``: mean over future proprioception.
+        ``history``: mean over each sample's hidden history cells, 0 without any; ``future``: over future object
+        cells; ``proprio``: over future proprioception.
     """
     frames = hidden.shape[1]
     slot_error = (prediction.slots - target.slots.detach()).square().mean(-1)

@@ -15,7 +15,9 @@ S, D, P, A = 4, 16, 3, 6
 
 def make_predictor(**changes: object) -> MaskedPredictor:
     torch.manual_seed(0)
-    predictor = MaskedPredictor(PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, **changes}), S, D, P, A, future=2)
+    predictor = MaskedPredictor(
+        PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, **changes}), S, D, P, A, future=2
+    )
     for parameter in predictor.parameters():  # the output heads start at zero, which would hide every dependence
         torch.nn.init.normal_(parameter, std=0.2)
     return predictor.eval()

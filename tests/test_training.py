@@ -233,7 +233,9 @@ def test_encoder_folder_round_trip_and_refusals(tmp_path: Path) -> None:
     model = SlotAutoencoder(EncoderConfig(width=16, decoder_width=16, slot_dim=32))
     model.save(tmp_path)
     loaded = SlotAutoencoder.load(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     weights = (tmp_path / "encoder.safetensors").read_bytes()
     (tmp_path / "encoder.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ValueError, match="truncated"):
