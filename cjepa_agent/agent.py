@@ -19,7 +19,6 @@ from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettin
 from planners import RecedingState
 
 Arrays = tuple[NDArray[Any], ...]
-KEYS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
 Observation = Mapping[str, NDArray[Any]]
 
 
@@ -43,7 +42,7 @@ class Episode:
     Attributes:
         key: numbers that seed the episode's plans, see ``CJEPAAgent``; the last one counts episodes.
         goal: its latent, without leading axes; None before the first observation.
-        goal_inputs: goal_pixels and goal_proprio that ``goal`` was encoded from.
+        goal_inputs: observed goal and goal_proprio that ``goal`` was encoded from.
         history: latents of real frames at block boundaries, oldest first, at most ``context``.
         taken: (A,) action blocks between those frames.
         blocks: (k, A) action blocks to execute.
@@ -93,6 +92,11 @@ class CJEPAAgent:
         device: where to encode and plan.
         seed: 0 or more.
 
+    Attributes:
+        observes: what the checkpoint's encoder sees of a scene: pixels, or the state.
+        keys: what the agent needs of an observation: that and proprioception, now and at the goal.
+        privileged: whether it plans from what an agent cannot see, the simulator's true state.
+
     Raises:
         ValueError: planner or objective do not fit the checkpoint.
     """
@@ -111,6 +115,8 @@ class CJEPAAgent:
         self.settings = PlannerSettings.preset(planner) if isinstance(planner, str) else planner
         self.objective = objective or ObjectiveSettings()
         self.model = checkpoint.model.to(self.device).eval()
+        self.observes, self.privileged = self.model.encoder.observes, self.model.encoder.privileged
+        self.keys = (self.observes, "proprio", f"goal_{self.observes}", "goal_proprio")
         prior = checkpoint.prior.to(self.device)
         self._planner = LatentPlanner(self.model, prior, self.settings, self.objective)
         self._episodes: tuple[Episode, ...] = ()
@@ -145,8 +151,9 @@ class CJEPAAgent:
         observations = getattr(env, "single_observation_space", env.observation_space)
         actions = getattr(env, "single_action_space", env.action_space)
         config = self.model.config
-        if not isinstance(observations, gym.spaces.Dict) or not set(KEYS) <= set(observations.spaces):
-            raise ValueError(f"the agent needs observations with {list(KEYS)}, got {observations}; use obs_type='goal'")
+        if not isinstance(observations, gym.spaces.Dict) or not set(self.keys) <= set(observations.spaces):
+            advice = self.model.encoder.advice
+            raise ValueError(f"the agent needs observations with {list(self.keys)}, got {observations}; {advice}")
         prior = self.checkpoint.prior
         limits = [bound.cpu().numpy()[: config.env_action_dim] for bound in (prior.low, prior.high)]
         fits = isinstance(actions, gym.spaces.Box) and actions.shape == (config.env_action_dim,)
@@ -177,7 +184,8 @@ class CJEPAAgent:
 
         Args:
             observation: of ``PushT-v0`` with ``obs_type="goal"``, with or without a leading environment axis: pixels
-                uint8 (H, W, 3) of any size, proprio (P,), goal_pixels, goal_proprio.
+                uint8 (H, W, 3) of any size, proprio (P,), goal_pixels, goal_proprio. A privileged checkpoint
+                (``encoder.kind=state``) needs state (7,) and goal_state in place of the pictures.
             state: what the last call returned, or ``begin``'s; None goes on where the agent's last call left off,
                 from new episodes if the number of environments has changed.
             episode_start: (B,) True where a new episode starts. A new goal starts one, too.
@@ -192,7 +200,7 @@ class CJEPAAgent:
         inputs, single = self._read(observation)
         n_envs = len(inputs["proprio"])
         episodes = self._resume(n_envs, state, episode_start)
-        goals: list[Arrays] = [(inputs["goal_pixels"][i], inputs["goal_proprio"][i]) for i in range(n_envs)]
+        goals: list[Arrays] = [(inputs[self.keys[2]][i], inputs["goal_proprio"][i]) for i in range(n_envs)]
         episodes = [e if e.has_goal(g) else e.restarted() for e, g in zip(episodes, goals, strict=True)]
         self._see_goals(episodes, goals)
         self._see_frames(episodes, inputs)
@@ -223,18 +231,20 @@ class CJEPAAgent:
 
     def _read(self, observation: Observation) -> tuple[dict[str, NDArray[Any]], bool]:
         """Arrays with a leading environment axis, and whether it had to be added."""
-        if not isinstance(observation, Mapping) or not set(KEYS) <= set(observation):
+        encoder, keys = self.model.encoder, self.keys
+        if not isinstance(observation, Mapping) or not set(keys) <= set(observation):
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
-            raise ValueError(f"the agent needs a dict of {list(KEYS)}, got {found}; use obs_type='goal'")
-        arrays = {key: np.asarray(observation[key]) for key in KEYS}
+            raise ValueError(f"the agent needs a dict of {list(keys)}, got {found}; {encoder.advice}")
+        arrays = {key: np.asarray(observation[key]) for key in keys}
         single = arrays["proprio"].ndim == 1
         if single:
             arrays = {key: value[None] for key, value in arrays.items()}
         n_envs, width = len(arrays["proprio"]), self.model.config.proprio_dim
         for key, value in arrays.items():
-            shape = (n_envs, width) if key.endswith("proprio") else (n_envs, *value.shape[1:3], 3)
-            if value.shape != shape or (key.endswith("pixels") and value.dtype != np.uint8):
-                expected = f"({width},)" if key.endswith("proprio") else "uint8 (H, W, 3)"
+            proprio = key.endswith("proprio")
+            fits = value.shape[1:] == (width,) if proprio else encoder.accepts(value.shape[1:], value.dtype.name)
+            if value.shape[:1] != (n_envs,) or not fits:
+                expected = f"({width},)" if proprio else encoder.form
                 raise ValueError(f"{key} is {value.dtype} {value.shape} for {n_envs} environments; expected {expected}")
         return arrays, single
 
@@ -263,7 +273,7 @@ class CJEPAAgent:
     def _see_frames(self, episodes: list[Episode], inputs: dict[str, NDArray[Any]]) -> None:
         """Add the current frame to the history of the environments that are at a block boundary."""
         due = [i for i, episode in enumerate(episodes) if self._needs_frame(episode)]
-        latents = self._encode([inputs["pixels"][i] for i in due], [inputs["proprio"][i] for i in due])
+        latents = self._encode([inputs[self.observes][i] for i in due], [inputs["proprio"][i] for i in due])
         context = self.settings.context
         for i, latent in zip(due, latents, strict=True):
             episode, taken = episodes[i], episodes[i].taken
@@ -280,14 +290,14 @@ class CJEPAAgent:
     def _needs_plan(self, episode: Episode) -> bool:
         return episode.blocks is None or episode.step == len(episode.blocks) * self.settings.action_block
 
-    def _encode(self, pixels: list[NDArray[Any]], proprio: list[NDArray[Any]]) -> list[Latent]:
-        if not pixels:
+    def _encode(self, observed: list[NDArray[Any]], proprio: list[NDArray[Any]]) -> list[Latent]:
+        if not observed:
             return []
         latent = self.model.encode(
-            torch.from_numpy(np.stack(pixels)).to(self.device),
+            torch.from_numpy(np.stack(observed)).to(self.device),
             torch.from_numpy(np.stack(proprio).astype(np.float32)).to(self.device),
         )
-        return [latent.select(i) for i in range(len(pixels))]
+        return [latent.select(i) for i in range(len(observed))]
 
     def _replan(self, episodes: list[Episode]) -> None:
         """Plan for all environments that need it, those alike in horizon and history in one batch."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import SlotDecoder, SlotEncoder, SlotOutput
+from cjepa_agent.encoder import SlotOutput
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.tensors import load_tensors, save_tensors
 from cjepa_agent.world_model import EncoderConfig
@@ -22,8 +22,7 @@ class SlotAutoencoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = SlotEncoder(config.n_slots, config.slot_dim, config.image_size, config.width, config.iterations)
-        self.decoder = SlotDecoder(config.slot_dim, config.decoder_width)
+        self.encoder, self.decoder = config.build()
 
     def forward(self, frames: Tensor, points: Tensor) -> tuple[SlotOutput, Tensor, Tensor]:
         """Encode frames (B, 3, H, W) and decode them at points (B, P, 2).

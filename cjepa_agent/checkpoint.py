@@ -30,10 +30,14 @@ from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior
 
-BUNDLED = "pusht"
+BUNDLED = ("pusht", "pusht-unmasked")  # the first is the default
 MODEL_TYPE = "cjepa_agent.world_model"
 CONFIG, MODEL, PROCESSORS, CARD = "config.json", "model.safetensors", "processors.safetensors", "README.md"
 PROCESSOR, PRIOR = "processor.", "action_prior."  # prefixes of the tensors in processors.safetensors
+PRIVILEGED = """
+**Privileged, for debugging and upper bounds only:** slots come from the simulator's true state by a fixed map, not from
+pixels. `predict` needs that state: `agent.predict({**observation, **info})`.
+"""
 PRIOR_TENSORS = ("mean", "basis", "low", "high")
 
 
@@ -91,7 +95,8 @@ class Checkpoint:
         """Load, strictly: every tensor must be there, in its shape, finite, and no other.
 
         Args:
-            name_or_path: a folder, a Hub id ``owner/name``, or ``"pusht"`` (also None) for the bundled weights.
+            name_or_path: a folder, a Hub id ``owner/name``, or one of ``BUNDLED``, the weights that come with the
+                package; None means the first of these.
             revision: branch, tag or commit of a Hub id.
             token: for private repositories on the Hub.
 
@@ -134,16 +139,17 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
 
 def _find(name_or_path: str | Path | None, revision: str | None, token: str | None) -> Path:
     """The folder that ``name_or_path`` means, downloaded if need be."""
-    if name_or_path is None or str(name_or_path) == BUNDLED:
-        folder = Path(str(resources.files("cjepa_agent") / "pretrained" / BUNDLED))
+    name = str(name_or_path or BUNDLED[0])
+    if name in BUNDLED:
+        folder = Path(str(resources.files("cjepa_agent") / "pretrained" / name))
         if not folder.is_dir():
-            raise FileNotFoundError("this installation has no bundled weights; give a folder or a Hub id")
+            raise FileNotFoundError(f"this installation lacks the bundled weights {name}; give a folder or a Hub id")
         return folder
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
+    if Path(name).is_dir():
+        return Path(name)
     try:
         files = [CONFIG, MODEL, PROCESSORS, CARD]
-        return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=files))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=files))
     except HFValidationError:
         raise FileNotFoundError(f"{name_or_path} is neither a checkpoint folder nor a Hub id owner/name") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -186,6 +192,8 @@ def model_card(config: Mapping[str, Any]) -> str:
     """README.md of a checkpoint, from the contents of its ``config.json``."""
     model = config["model"]
     encoder, predictor = model["encoder"], model["predictor"]
+    # What a reader must not miss: such a model scores higher than any that looks at pixels.
+    privileged = "" if encoder["kind"] == "slots" else PRIVILEGED
     return f"""---
 library_name: cjepa-agent
 license: mit
@@ -193,7 +201,7 @@ tags: [world-model, jepa, object-centric, planning, reinforcement-learning, push
 pipeline_tag: reinforcement-learning
 ---
 # C-JEPA world model
-
+{privileged}
 An object-centric world model (C-JEPA, arXiv 2602.11389): a slot encoder turns a frame into {encoder["n_slots"]} object
 slots of {encoder["slot_dim"]} numbers, and a masked transformer predicts how they move under action blocks of
 {model["action_block"]} actions.

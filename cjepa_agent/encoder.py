@@ -13,6 +13,7 @@ initial slots over a small CNN, trained from pixels alone. What makes it bind on
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,20 @@ class FeatureGrid(nn.Module):
         return standardised(local), standardised(wide)
 
 
+def prepare_frames(frames: Tensor, size: int) -> Tensor:
+    """Frames (B, H, W, 3) uint8 to (B, 3, size, size) float in [0, 1], area-averaged if the size differs.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if not SlotEncoder.accepts(frames.shape[1:], str(frames.dtype).removeprefix("torch.")):
+        raise ValueError(f"frames must be uint8 (B, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
+    pixels = frames.permute(0, 3, 1, 2).float() / 255
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return pixels
+
+
 class SlotEncoder(nn.Module):
     """Frames to slots; deterministic, one role per slot because each slot starts from its own learned vector.
 
@@ -110,7 +125,16 @@ class SlotEncoder(nn.Module):
         image_size: side of the square input frames, px.
         width: channels of the CNN and of the attention.
         iterations: rounds of slot attention.
+
+    Attributes:
+        observes: what is encoded, as observations and episode files call it; ``StateEncoder`` observes another thing.
+        form: its shape and type, for messages.
+        privileged: whether it is something that an agent cannot see.
+        advice: how to get it, for messages.
     """
+
+    observes, form, privileged = "pixels", "uint8 (H, W, 3)", False
+    advice = "use obs_type='goal'"
 
     def __init__(
         self, n_slots: int = 4, slot_dim: int = 128, image_size: int = 64, width: int = 64, iterations: int = 2
@@ -139,6 +163,16 @@ class SlotEncoder(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
         phases = coordinates @ waves
         self.register_buffer("plane_waves", torch.cat([phases.cos(), phases.sin()], dim=-1), persistent=False)
+
+    @staticmethod
+    def accepts(shape: Sequence[int], dtype: str) -> bool:
+        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
+        return dtype == "uint8" and len(shape) == 3 and shape[2] == 3
+
+    def read(self, frames: Tensor) -> Tensor:
+        """Slots (B, S, D) of frames (B, H, W, 3), uint8 of any size; raises ValueError for another shape or dtype."""
+        slots: Tensor = self(prepare_frames(frames, self.image_size)).slots
+        return slots
 
     def forward(self, frames: Tensor) -> SlotOutput:
         """Encode frames (B, 3, H, W), float in [0, 1]."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +18,12 @@ from tqdm import tqdm
 
 from cjepa_agent.autoencoder import CONFIG, RECIPE, WEIGHTS, SlotAutoencoder
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import SlotEncoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.world_model import prepare_frames
+from cjepa_agent.world_model import Encoder, EncoderConfig
 from configs.command import command
+
+STATE = Path("state")  # in place of the folder of a trained encoder
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class ExtractConfig:
 
     Attributes:
         data: episode file, HDF5.
-        encoder: folder of a trained encoder.
+        encoder: folder of a trained encoder, or ``state``: slots from the true state by a fixed map, privileged, for
+            debugging and upper bounds.
         out: folder for the slots; an unfinished extraction there is continued.
         episodes: how many episodes, from the first; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
@@ -45,8 +51,26 @@ class ExtractConfig:
 
 def extract(config: ExtractConfig) -> None:
     """Encode episodes one after another; ``slots.json`` counts the finished ones."""
+    with encoder_folder(config.encoder) as folder:
+        _extract(config, folder)
+
+
+@contextmanager
+def encoder_folder(encoder: Path) -> Iterator[Path]:
+    """The folder of ``encoder``, which for ``state`` is made and lasts as long as the context."""
+    if encoder != STATE:
+        yield encoder
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        SlotAutoencoder(EncoderConfig(kind="state")).save(folder)
+        write_json(folder / RECIPE, {"privileged": "slots from the true state by a fixed map"})
+        yield folder
+
+
+def _extract(config: ExtractConfig, folder: Path) -> None:
     data = EpisodeFile(config.data)
-    autoencoder = SlotAutoencoder.load(config.encoder)
+    autoencoder = SlotAutoencoder.load(folder)
     wanted = config.episodes or len(data)
     if not 0 < wanted <= len(data):
         raise ValueError(f"episodes={config.episodes}, but {config.data} has {len(data)}")
@@ -58,7 +82,7 @@ def extract(config: ExtractConfig) -> None:
     identity = {
         "dataset": config.data.name,
         "frames": rows,
-        "encoder": _digest(config.encoder),
+        "encoder": _digest(folder),
         "stride": config.stride,
     }
     done = 0
@@ -68,24 +92,24 @@ def extract(config: ExtractConfig) -> None:
             raise ValueError(f"{config.out} holds slots of another dataset or encoder ({meta}); choose another out=")
         done = int(meta["episodes"])
     for name in (CONFIG, WEIGHTS, RECIPE):
-        shutil.copyfile(config.encoder / name, config.out / name)
+        shutil.copyfile(folder / name, config.out / name)
     shape = (rows, autoencoder.config.n_slots, autoencoder.config.slot_dim)
     mode = "r+" if done else "w+"
     slots = np.lib.format.open_memmap(config.out / "slots.npy", mode=mode, dtype=np.float16, shape=shape)
     for episode in tqdm(range(done, wanted), initial=done, total=wanted, unit="episode", mininterval=2.0):
         start, length = int(data.offsets[episode]), int(data.lengths[episode])
-        frames = data.read("pixels", episode)[:: config.stride]
-        slots[start : start + length : config.stride] = encode(autoencoder.encoder, frames, config.batch)
+        observed = data.read(autoencoder.encoder.observes, episode)[:: config.stride]
+        slots[start : start + length : config.stride] = encode(autoencoder.encoder, observed, config.batch)
         if (episode + 1) % 100 == 0 or episode + 1 == wanted:
             slots.flush()
             write_json(meta_path, {**identity, "episodes": episode + 1})
 
 
 @torch.no_grad()
-def encode(encoder: SlotEncoder, frames: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
-    """Raw slots (M, S, D) float32 of frames (M, H, W, 3) uint8."""
-    pixels = prepare_frames(torch.from_numpy(frames), encoder.image_size)
-    slots: NDArray[np.float32] = torch.cat([encoder(part).slots for part in pixels.split(batch)]).numpy()
+def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> NDArray[np.float32]:
+    """Raw slots (M, S, D) float32 of what the encoder observes: frames (M, H, W, 3) uint8 or states (M, 7)."""
+    parts = torch.from_numpy(observed).split(batch)
+    slots: NDArray[np.float32] = torch.cat([encoder.read(part) for part in parts]).numpy()
     return slots
 
 

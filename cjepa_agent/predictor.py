@@ -56,7 +56,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # The fused kernel takes five times as long here: it is not made for two dozen tokens.
         weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return weights.float().softmax(-1).to(value.dtype) @ value
+        mixed: Tensor = weights.float().softmax(-1).to(value.dtype) @ value
+        return mixed
     return F.scaled_dot_product_attention(query, key, value)
 
 

@@ -12,6 +12,10 @@ from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, grid_coo
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
 from cjepa_agent.processor import Processor
+from cjepa_agent.state_encoder import StateDecoder, StateEncoder
+
+Encoder = SlotEncoder | StateEncoder
+Decoder = SlotDecoder | StateDecoder
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class EncoderConfig:
             raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM}, got {self.slot_dim}")
         if min(self.n_slots, self.image_size, self.width, self.iterations, self.decoder_width) < 1:
             raise ValueError(f"encoder sizes must be positive, got {self}")
+
+    def build(self) -> tuple[Encoder, Decoder]:
+        """The encoder, and the decoder that draws its slots; learned weights start random."""
+        if self.kind == "state":
+            return StateEncoder(self.n_slots, self.slot_dim), StateDecoder()
+        encoder = SlotEncoder(self.n_slots, self.slot_dim, self.image_size, self.width, self.iterations)
+        return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         encoder = config.encoder
-        self.encoder = SlotEncoder(
-            encoder.n_slots, encoder.slot_dim, encoder.image_size, encoder.width, encoder.iterations
-        )
-        self.decoder = SlotDecoder(encoder.slot_dim, encoder.decoder_width)
+        self.encoder, self.decoder = encoder.build()
         self.predictor = MaskedPredictor(
             config.predictor, encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
         )
@@ -104,15 +112,20 @@ class WorldModel(nn.Module):
         self.decoder.requires_grad_(False)
 
     @torch.no_grad()
-    def encode(self, frames: Tensor, proprio: Tensor) -> Latent:
-        """Encode frames (B, H, W, 3) uint8 and raw proprioception (B, P) to a latent (B, ...).
+    def encode(self, observed: Tensor, proprio: Tensor) -> Latent:
+        """Encode what the encoder observes and raw proprioception (B, P) to a latent (B, ...).
 
-        Frames are encoded one by one: convolutions round differently in batches of different size, and a
+        Scenes are encoded one by one: convolutions round differently in batches of different size, and a
         scene's latent must not depend on which others are encoded with it.
+
+        Args:
+            observed: frames (B, H, W, 3) uint8; with ``encoder.kind=state`` true states (B, 7).
+            proprio: (B, P).
+
+        Raises:
+            ValueError: another shape or dtype.
         """
-        slots = torch.cat(
-            [self.encoder(frame).slots for frame in prepare_frames(frames, self.encoder.image_size).split(1)]
-        )
+        slots = torch.cat([self.encoder.read(scene) for scene in observed.split(1)])
         return self.processor.state(slots, proprio)
 
     def rollout(self, history: Latent, past_actions: Tensor, actions: Tensor) -> Latent:
@@ -148,17 +161,3 @@ class WorldModel(nn.Module):
         blend = (masks.transpose(1, 2) @ colours).clamp(0, 1)
         frames = (blend * 255).round().to(torch.uint8).unflatten(1, (size, size))
         return frames, masks.unflatten(2, (size, size))
-
-
-def prepare_frames(frames: Tensor, size: int) -> Tensor:
-    """Frames (B, H, W, 3) uint8 to (B, 3, size, size) float in [0, 1], area-averaged if the size differs.
-
-    Raises:
-        ValueError: another shape or dtype.
-    """
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must be uint8 (B, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
-    pixels = frames.permute(0, 3, 1, 2).float() / 255
-    if pixels.shape[-2:] != (size, size):
-        pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return pixels

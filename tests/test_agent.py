@@ -15,12 +15,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import CJEPAAgent
-from cjepa_agent.agent import KEYS
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from envs.pusht import PushTEnv
 from planners import CEMConfig, RecedingHorizon
 
+KEYS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
 OPEN_LOOP = replace(SETTINGS, receding=RecedingHorizon(horizon=2, replan_every=2))
 WITH_HISTORY = replace(SETTINGS, context=3)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cjepa_agent.agent import KEYS, CJEPAAgent
+from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.planning import PlannerSettings
 from envs.pusht.env import PX_PER_ACTION
 from envs.pusht.physics import WINDOW, PushTPhysics
@@ -49,12 +49,11 @@ class Controller(Protocol):
 
 
 class AgentController:
-    """The agent; it sees observations only."""
-
-    name = "C-JEPA"
+    """The agent; it sees observations only, unless its checkpoint is privileged, which its name then tells."""
 
     def __init__(self, agent: CJEPAAgent) -> None:
         self.agent, self.target = agent, agent.objective.describe()
+        self.name = f"C-JEPA (privileged {agent.observes})" if agent.privileged else "C-JEPA"
 
     def begin(self, seeds: Sequence[int]) -> Sequence[Any]:
         """See ``Controller``."""
@@ -62,7 +61,8 @@ class AgentController:
 
     def act(self, observations: Observations, infos: Infos, states: Sequence[Any]) -> tuple[Actions, Sequence[Any]]:
         """See ``Controller``."""
-        batch = {key: np.stack([observation[key] for observation in observations]) for key in KEYS}
+        scenes = [{**info, **observation} for observation, info in zip(observations, infos, strict=True)]
+        batch = {key: np.stack([scene[key] for scene in scenes]) for key in self.agent.keys}
         return self.agent.predict(batch, state=states)
 
     def replans(self, state: Any) -> int:

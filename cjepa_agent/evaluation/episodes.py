@@ -85,7 +85,8 @@ def run_episodes(
         budget: environment steps per episode.
         batch: episodes at a time.
         progress: advanced by ``budget`` per episode.
-        watch: called after every step with the trial's index, environment, observation and controller state.
+        watch: called after every step with the trial's index, environment, observation with ``info``, and controller
+            state.
     """
     outcomes: list[Outcome] = []
     for first in range(0, len(trials), batch):
@@ -120,5 +121,5 @@ def _run_group(runs: list[_Run], controller: Controller, budget: int, progress: 
             run.success = bool(run.info["is_success"])
             run.max_coverage = max(run.max_coverage, float(run.info["coverage"]))
             if watch is not None:
-                watch(run.index, run.env, run.observation, state)
+                watch(run.index, run.env, {**run.info, **run.observation}, state)
             progress.update(1 + (budget - run.steps if run.success else 0))

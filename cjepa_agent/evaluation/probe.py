@@ -34,6 +34,8 @@ MLP_STEPS, MLP_BATCH, MLP_WIDTH = 4000, 512, 128
 def run(config: EvaluateConfig) -> str:
     """Measure, write ``probe.json`` and ``probe.png`` to ``config.out``, return the table."""
     checkpoint = Checkpoint.from_pretrained(config.weights)
+    if checkpoint.model.encoder.privileged:
+        raise ValueError(f"task=probe measures what slots tell of pixels, but {config.weights} is privileged: state in")
     data = EpisodeFile(config.data or cache_folder() / "pusht.h5")
     model, rng = checkpoint.model, np.random.default_rng(config.seed)
     train_slots, train_state = _sample(model, data, "train", TRAIN_FRAMES, rng)

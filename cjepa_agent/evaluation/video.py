@@ -53,8 +53,8 @@ class Camera:
 
     def _slots(self, observation: Mapping[str, Any]) -> Frame:
         model, device = self.agent.model, self.agent.device
-        frame = torch.from_numpy(observation["pixels"]).to(device)[None]
-        latent = model.encode(frame, torch.from_numpy(observation["proprio"]).to(device)[None])
+        observed = torch.from_numpy(observation[self.agent.observes]).to(device)[None]
+        latent = model.encode(observed, torch.from_numpy(observation["proprio"]).to(device)[None])
         return colour_masks(model.decode(latent)[1][0].cpu().numpy())
 
     def write(self) -> list[Path]:

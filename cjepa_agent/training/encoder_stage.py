@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import grid_coordinates
-from cjepa_agent.world_model import EncoderConfig, prepare_frames
+from cjepa_agent.encoder import grid_coordinates, prepare_frames
+from cjepa_agent.world_model import EncoderConfig
 
 BLOB = 9  # px, window over which "stands out" is evened out
 FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stand out, such as the thin walls
@@ -86,9 +86,17 @@ class EncoderStage:
         config: architecture.
         slots: how to train.
         seed: of the initial weights.
+
+    Raises:
+        ValueError: nothing to train, or the frames do not fit.
     """
 
     def __init__(self, data: EpisodeFile, config: EncoderConfig, slots: SlotTrainingConfig, seed: int) -> None:
+        if config.kind != "slots":
+            raise ValueError(
+                f"encoder.kind={config.kind} is a fixed map with nothing to train; "
+                f"make its slots with `python -m cjepa_agent.extract encoder={config.kind}`"
+            )
         self.config, self.slots = config, slots
         with torch.random.fork_rng():
             torch.manual_seed(seed)

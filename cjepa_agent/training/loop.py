@@ -39,19 +39,19 @@ class TrainerConfig:
         save_every: steps between checkpoints.
     """
 
-    steps: int = 30000
-    batch: int = 256
+    steps: int = 12000
+    batch: int = 128
     lr: float = 1e-3
     warmup: int = 500
     decay: float = 0.3
     weight_decay: float = 1e-4
     clip: float = 1.0
-    ema: float = 0.0
+    ema: float = 0.999
     precision: str = "bf16-mixed"
     accelerator: str = "auto"
     seed: int = 0
     log_every: int = 100
-    validate_every: int = 2000
+    validate_every: int = 1500
     save_every: int = 1000
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior
 
 FIT_ROWS = 20000  # rows that normalisation is fitted on
+STILL = 1e-6  # variance of a centroid, half frames squared (a quarter px), that counts as none
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class DynamicsTrainingConfig:
         windows: validation windows.
     """
 
-    short_history: float = 0.5
-    rollout_from: float = 0.7
+    short_history: float = 0.7
+    rollout_from: float = 0.8
     rollout_blocks: int = 5
-    rollout_batch: int = 128
+    rollout_batch: int = 32
     rollout_weight: float = 1.0
     proprio_weight: float = 1.0
     windows: int = 1024
@@ -223,9 +224,8 @@ def find_roles(now: Latent, later: Latent) -> dict[str, int]:
     inputs = torch.cat([now.proprio, torch.ones(len(centroid), 1)], dim=1)
     flat = centroid.flatten(1)
     residual = flat - inputs @ torch.linalg.lstsq(inputs, flat).solution
-    unexplained = residual.var(0).unflatten(0, (-1, 2)).sum(-1) / flat.var(0).unflatten(0, (-1, 2)).sum(-1).clamp(
-        min=1e-8
-    )
+    left, total = (values.var(0).unflatten(0, (-1, 2)).sum(-1) for values in (residual, flat))
+    unexplained = (left + STILL) / (total + STILL)  # a slot that never moves is not explained, though nothing is left
     agent = int(unexplained.argmin())
     moved = (centroid_of(later.slots) - centroid).square().sum(-1).mean(0)
     moved[agent] = -1.0
