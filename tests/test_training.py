@@ -222,11 +222,12 @@ def test_mixture_prefers_one_slot_per_pixel_to_a_blend() -> None:
     assert own < 0.1 * blend
 
 
-def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    config = TrainerConfig(steps=100, warmup=10)
+def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
+    config = TrainerConfig(steps=100, warmup=10, decay=0.2)
     assert learning_rate(0, config) == pytest.approx(0.1)
-    assert learning_rate(9, config) > 0.9
-    assert learning_rate(99, config) < 0.01
+    assert {learning_rate(step, config) for step in range(9, 81)} == {1.0}
+    assert learning_rate(90, config) == pytest.approx(0.5)
+    assert learning_rate(100, config) == 0.0
 
 
 def test_encoder_folder_round_trip_and_refusals(tmp_path: Path) -> None:
