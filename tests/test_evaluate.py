@@ -184,3 +184,9 @@ def test_coverage_command(tmp_path: Path) -> None:
 def test_user_errors_are_one_line(tmp_path: Path) -> None:
     done = evaluate(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "neither a checkpoint folder" in done.stderr
+
+
+def test_records_do_not_tell_the_folders_of_a_machine(tmp_path: Path) -> None:
+    record = EvaluateConfig(out=str(tmp_path), data=str(tmp_path / "pusht.h5"), weights="owner/name").record()
+    assert record["out"] == tmp_path.name and record["data"] == "pusht.h5"
+    assert record["weights"] == "owner/name" and record["planner"]["cem"]["n_samples"] == 300

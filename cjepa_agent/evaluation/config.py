@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from envs.pusht.success import success_rule
@@ -90,3 +91,10 @@ class EvaluateConfig:
         for name in ("oracle_episodes", "videos", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    def record(self) -> dict[str, Any]:
+        """All settings as they are written beside results; absolute paths are cut to their last part."""
+        return {
+            name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+            for name, value in asdict(self).items()
+        }

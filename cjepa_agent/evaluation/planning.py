@@ -101,7 +101,8 @@ class PlanningEvaluation:
             watch=camera,
         )
         if camera is not None:
-            for path, outcome in zip(camera.write(), outcomes, strict=False):
+            paths = camera.write()
+            for path, outcome in zip(paths, outcomes[: len(paths)], strict=True):
                 ending = f"solved after {outcome.steps} steps" if outcome.success else "not solved"
                 self.videos.append((path, f"{rule}, episode {outcome.labels['dataset_episode']}: {ending}"))
         self._shared[key] = Row(rule, controller.name, controller.target, tuple(outcomes))

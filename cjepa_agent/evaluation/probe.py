@@ -6,7 +6,6 @@ serve to measure only: the encoder has never seen them.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -51,7 +50,7 @@ def run(config: EvaluateConfig) -> str:
     out.mkdir(parents=True, exist_ok=True)
     _picture(model, data, out / "probe.png")
     report = {
-        "config": asdict(config),
+        "config": config.record(),
         "frames": {"train": len(train_state), "test": len(test_state), "masks": MASK_FRAMES},
         "median_errors": rows,
         "segmentation": segmentation,

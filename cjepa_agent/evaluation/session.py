@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def finish(
     with_coverage: bool = False,
 ) -> str:
     """Write JSON, CSV and HTML; returns the table and the list of files as text."""
-    folder, settings, origin = Path(config.out), asdict(config), provenance()
+    folder, settings, origin = Path(config.out), config.record(), provenance()
     files = write_results(folder, name, rows, settings, origin)
     header, cells = table(rows, with_coverage)
     page = write_page(folder / f"{name}.html", title, header, cells, videos, {"Settings": settings, "Origin": origin})
