@@ -148,7 +148,7 @@ def rewind(data: Path, slots: Path, folder: Path) -> None:
 
 
 def test_two_processes_follow_the_loss_curve_of_one(data: Path, slots: Path, tmp_path: Path) -> None:
-    launcher = ("torch.distributed.run", "--nproc_per_node=2", "--master_port=29617", "-m", "cjepa_agent.train")
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cjepa_agent.train")
     train_predictor(data, slots, tmp_path / "one")
     train_predictor(data, slots, tmp_path / "two", "trainer.accelerator=cpu", launcher=launcher)
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-4)

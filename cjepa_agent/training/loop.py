@@ -196,6 +196,10 @@ class Run:
         bar.close()
         if fabric.is_global_zero:
             self.stage.export(self.evaluated().eval(), self.out)
+        fabric.barrier()
+        if torch.distributed.is_initialized():
+            # A process that ends while another still listens to it makes that one abort.
+            torch.distributed.destroy_process_group()
 
     def _mean(self, value: Tensor) -> float:
         """Mean over processes."""

@@ -220,14 +220,16 @@ def find_roles(now: Latent, later: Latent) -> dict[str, int]:
         now: raw slots (M, S, D) and proprioception (M, P).
         later: the same scenes one horizon later.
     """
-    centroid = centroid_of(now.slots)
-    inputs = torch.cat([now.proprio, torch.ones(len(centroid), 1)], dim=1)
+    # By singular values, in double precision: proprioception may hold a number that never changes, and with such
+    # inputs the default driver's answer differs from process to process.
+    centroid = centroid_of(now.slots.double())
+    inputs = torch.cat([now.proprio.double(), centroid.new_ones(len(centroid), 1)], dim=1)
     flat = centroid.flatten(1)
-    residual = flat - inputs @ torch.linalg.lstsq(inputs, flat).solution
+    residual = flat - inputs @ torch.linalg.lstsq(inputs, flat, driver="gelsd").solution
     left, total = (values.var(0).unflatten(0, (-1, 2)).sum(-1) for values in (residual, flat))
     unexplained = (left + STILL) / (total + STILL)  # a slot that never moves is not explained, though nothing is left
     agent = int(unexplained.argmin())
-    moved = (centroid_of(later.slots) - centroid).square().sum(-1).mean(0)
+    moved = (centroid_of(later.slots.double()) - centroid).square().sum(-1).mean(0)
     moved[agent] = -1.0
     return {"agent": agent, "block": int(moved.argmax())}
 
