@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.latent import Latent
-from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
+from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, plan_seed
 from planners import RecedingState
 
 Arrays = tuple[NDArray[Any], ...]
@@ -72,10 +72,6 @@ class Episode:
     def has_goal(self, inputs: Arrays) -> bool:
         """Whether ``goal`` was encoded from these."""
         return len(self.goal_inputs) == len(inputs) and all(map(np.array_equal, self.goal_inputs, inputs))
-
-    def plan_seed(self) -> int:
-        """Seed of the next plan's noise."""
-        return int(np.random.SeedSequence((*self.key, self.replans)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class CJEPAAgent:
@@ -316,7 +312,7 @@ class CJEPAAgent:
         start = PlanStart(Latent.cat([s.history for s in starts], dim=0), torch.cat([s.taken for s in starts]))
         goal = Latent.cat([_single(e.goal) for e in chosen if e.goal is not None], dim=0)
         warm_start = torch.stack([receding.warm_start(e.receding, prior.mean) for e in chosen])
-        seeds = [episode.plan_seed() for episode in chosen]
+        seeds = [plan_seed(*episode.key, episode.replans) for episode in chosen]
         plans = self._planner.plan(start, goal, horizon, seeds, warm_start).actions
         for i, episode, begun, plan in zip(members, chosen, starts, plans, strict=True):
             blocks, after = receding.hand_out(episode.receding, plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
 from torch import Generator, Tensor
 
 from cjepa_agent.latent import Latent
@@ -105,6 +106,11 @@ class PlannerSettings:
         if not 1 <= self.components <= prior.latent_dim:
             raise ValueError(f"planner.components is {self.components}; the action prior has {prior.latent_dim}")
         return ActionPrior(prior.mean, prior.basis[:, : self.components].contiguous(), prior.low, prior.high)
+
+
+def plan_seed(*key: int) -> int:
+    """Seed of a plan's noise, mixed from the numbers that identify the plan."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 class PlanStart(NamedTuple):

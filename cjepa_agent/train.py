@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.data import EpisodeFile
@@ -36,8 +36,6 @@ class TrainConfig:
         dynamics: what the predictor is trained on.
         trainer: optimisation.
     """
-
-    PRESETS: ClassVar[dict[str, str]] = {}
 
     stage: Literal["encoder", "predictor"] = "predictor"
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")

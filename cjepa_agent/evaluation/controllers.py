@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.planning import PlannerSettings
+from cjepa_agent.planning import PlannerSettings, plan_seed
 from envs.pusht.env import PX_PER_ACTION
 from envs.pusht.physics import WINDOW, PushTPhysics
 from envs.pusht.success import SuccessRule
@@ -160,7 +160,7 @@ class OracleController:
 
     def _plan(self, episode: OracleEpisode, info: Mapping[str, Any]) -> OracleEpisode:
         receding = self.settings.receding
-        noise = int(np.random.SeedSequence((episode.seed, episode.replans)).generate_state(1, np.uint64)[0] >> 1)
+        noise = plan_seed(episode.seed, episode.replans)
         plan = self._search.plan(
             torch.from_numpy(info["state"])[None],
             torch.from_numpy(info["goal_state"])[None],

@@ -16,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cjepa_agent.files import atomic
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -152,9 +154,8 @@ class Run:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            temporary = self.checkpoint.with_suffix(".tmp")
-            torch.save(self._state(), temporary)
-            os.replace(temporary, self.checkpoint)
+            with atomic(self.checkpoint) as temporary:
+                torch.save(self._state(), temporary)
 
     def evaluated(self) -> nn.Module:
         """The weights to validate and export: the average if there is one."""
