@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cjepa_agent.encoder import SlotOutput
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.tensors import load_tensors, save_tensors
-from cjepa_agent.world_model import EncoderConfig
+from cjepa_agent.world_model import EncoderConfig, WorldModel
 
 CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"
 RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
@@ -33,6 +33,14 @@ class SlotAutoencoder(nn.Module):
         encoding = self.encoder(frames)
         colours, masks = self.decoder(encoding.slots, points)
         return encoding, colours, masks
+
+    @classmethod
+    def of(cls, model: WorldModel) -> SlotAutoencoder:
+        """Those of a world model, copied."""
+        autoencoder = cls(model.config.encoder).eval()
+        autoencoder.encoder.load_state_dict(model.encoder.state_dict())
+        autoencoder.decoder.load_state_dict(model.decoder.state_dict())
+        return autoencoder
 
     def save(self, folder: Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` to ``folder``."""

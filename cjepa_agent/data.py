@@ -28,25 +28,25 @@ with contextlib.suppress(ImportError):
 
 Split = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-HELD_OUT = 0.05  # share of the episodes in each of validation and test
+SPLIT_EVERY = 20
 CHUNK_BYTES = 16 * 64 * 64 * 3  # a window of 64 px frames then touches one or two chunks
 CHUNK_ROWS = 4096  # at most
 TYPES: dict[str, DTypeLike] = {"action": np.float32, "proprio": np.float32, "state": np.float64}
 
 
-def split_episodes(n_episodes: int, seed: int = 0) -> NDArray[np.int8]:
-    """Assign each episode to train (0), validation (1) or test (2) by a seeded permutation.
+def split_episodes(n_episodes: int) -> NDArray[np.int8]:
+    """Assign each episode to train (0), validation (1) or test (2): one in ``SPLIT_EVERY`` to each of the latter.
+
+    An episode's part does not depend on how many follow, so that a longer collection of the same seed keeps it.
 
     Raises:
         ValueError: with fewer than three episodes no split has all parts.
     """
     if n_episodes < 3:
         raise ValueError(f"need at least 3 episodes to split into train, validation and test, got {n_episodes}")
-    held_out = max(1, round(HELD_OUT * n_episodes))
-    order = np.random.default_rng(seed).permutation(n_episodes)
     split = np.zeros(n_episodes, dtype=np.int8)
-    split[order[:held_out]] = 1
-    split[order[held_out : 2 * held_out]] = 2
+    split[1::SPLIT_EVERY] = 1
+    split[2::SPLIT_EVERY] = 2
     return split
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cjepa_agent.autoencoder import CONFIG, RECIPE, WEIGHTS, SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
@@ -32,8 +33,9 @@ class ExtractConfig:
 
     Attributes:
         data: episode file, HDF5.
-        encoder: folder of a trained encoder, or ``state``: slots from the true state by a fixed map, privileged, for
-            debugging and upper bounds.
+        encoder: folder of a trained encoder; or a checkpoint whose encoder is taken (folder, Hub id or bundled name
+            such as ``pusht``); or ``state``: slots from the true state by a fixed map, privileged, for debugging and
+            upper bounds.
         out: folder for the slots; an unfinished extraction there is continued.
         episodes: how many episodes, from the first; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
@@ -57,14 +59,25 @@ def extract(config: ExtractConfig) -> None:
 
 @contextmanager
 def encoder_folder(encoder: Path) -> Iterator[Path]:
-    """The folder of ``encoder``, which for ``state`` is made and lasts as long as the context."""
-    if encoder != STATE:
+    """The folder of ``encoder``, which for ``state`` and for checkpoints is made and lasts as long as the context."""
+    if (encoder / CONFIG).is_file():
         yield encoder
         return
     with TemporaryDirectory() as name:
         folder = Path(name)
-        SlotAutoencoder(EncoderConfig(kind="state")).save(folder)
-        write_json(folder / RECIPE, {"privileged": "slots from the true state by a fixed map"})
+        if encoder == STATE:
+            SlotAutoencoder(EncoderConfig(kind="state")).save(folder)
+            write_json(folder / RECIPE, {"privileged": "slots from the true state by a fixed map"})
+        else:
+            try:
+                checkpoint = Checkpoint.from_pretrained(str(encoder))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"no encoder: {error}; train one with `python -m cjepa_agent.train stage=encoder trainer=encoder`, "
+                    f"or take the bundled one with encoder=pusht"
+                ) from error
+            SlotAutoencoder.of(checkpoint.model).save(folder)
+            write_json(folder / RECIPE, checkpoint.training.get("encoder", {}))
         yield folder
 
 

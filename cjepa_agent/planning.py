@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Generator, Tensor
@@ -12,7 +13,35 @@ from cjepa_agent.latent import Latent
 from cjepa_agent.matching import match_slots
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
-from planners import CEM, ActionPrior, CEMConfig, CostFunction, GoalObjective, PlanResult, RecedingHorizon, in_chunks
+from planners import (
+    CEM,
+    ICEM,
+    MPPI,
+    ActionPrior,
+    CEMConfig,
+    Chain,
+    CostFunction,
+    GoalObjective,
+    GradientConfig,
+    GradientPlanner,
+    ICEMConfig,
+    MPPIConfig,
+    Planner,
+    PlanResult,
+    RandomShooting,
+    RandomShootingConfig,
+    RecedingHorizon,
+    in_chunks,
+)
+from planners.protocol import Goal, Z
+
+METHODS: dict[str, Callable[..., Planner[Any, Any]]] = {
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "gradient": GradientPlanner,
+    "random": RandomShooting,
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +51,7 @@ class ObjectiveSettings:
     Attributes:
         objects: slots that count: ``all``, each with the same weight, or the ``block`` alone.
         proprio_weight: weight of the distance in proprioception, 0 leaves the agent free.
+        proprio_dims: which numbers of proprioception count, e.g. ``[0,1]`` for position without velocity; null for all.
         path: which steps of a plan count: the ``last``, the ``mean`` of all, or the ``best``.
         matching: compare each goal slot with the predicted slot that fits it best, not with that of the same
             index; needed only where slots swap roles.
@@ -29,6 +59,7 @@ class ObjectiveSettings:
 
     objects: Literal["all", "block"] = "all"
     proprio_weight: float = 1.0
+    proprio_dims: tuple[int, ...] | None = None
     path: Literal["last", "mean", "best"] = "last"
     matching: bool = False
 
@@ -48,12 +79,17 @@ class ObjectiveSettings:
             weights = tuple(float(slot == config.roles["block"]) for slot in range(config.encoder.n_slots))
         elif self.objects != "all":
             raise ValueError(f"objective.objects must be all or block, got {self.objects!r}")
-        return GoalObjective(weights, self.proprio_weight, self.path, match_slots if self.matching else None)
+        for index in self.proprio_dims or ():
+            if index >= config.proprio_dim:
+                raise ValueError(f"objective.proprio_dims has {index}; proprioception has {config.proprio_dim} numbers")
+        match = match_slots if self.matching else None
+        return GoalObjective(weights, self.proprio_weight, self.path, match, self.proprio_dims)
 
     def describe(self) -> str:
         """One line for tables: the planning target."""
         slots = "all slots" if self.objects == "all" else "block slot"
-        agent = f" + {self.proprio_weight:g} proprio" if self.proprio_weight else ""
+        numbers = "" if self.proprio_dims is None else str(list(self.proprio_dims))
+        agent = f" + {self.proprio_weight:g} proprio{numbers}" if self.proprio_weight else ""
         return f"{slots}{agent}, {self.path} step"
 
 
@@ -62,21 +98,45 @@ class PlannerSettings:
     """How the agent plans.
 
     Attributes:
-        cem: the search.
+        method: the search: ``cem``, ``icem``, ``mppi``, ``gradient`` or ``random``, or several joined by ``+`` that
+            start from each other's plans, e.g. ``cem+gradient``; each has its settings in the field of its name.
+        cem, icem, mppi, gradient, random: settings of each search.
         receding: horizon and how often to plan again.
         components: leading principal components of the data's action blocks to search in; None searches all.
         context: most frames of history that a plan starts from, 1 to the predictor's history.
         action_block: environment actions per block; must be the checkpoint's.
         envs_per_call: environments per call of the world model. With 1 an environment's plan on the CPU is the
             same to the last bit alone and in any batch; more are faster on a GPU.
+
+    Raises:
+        ValueError: a method is unknown.
     """
 
+    method: str = "cem"
     cem: CEMConfig = field(default_factory=CEMConfig)
+    icem: ICEMConfig = field(default_factory=ICEMConfig)
+    mppi: MPPIConfig = field(default_factory=MPPIConfig)
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    random: RandomShootingConfig = field(default_factory=RandomShootingConfig)
     receding: RecedingHorizon = field(default_factory=RecedingHorizon)
     components: int | None = None
     context: int = 1
     action_block: int = 5
     envs_per_call: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.methods) - set(METHODS))
+        if unknown:
+            raise ValueError(f"planner.method is {self.method!r}; expected {list(METHODS)}, or several joined by +")
+
+    @property
+    def methods(self) -> list[str]:
+        """The searches that ``method`` names, in order."""
+        return self.method.split("+")
+
+    def search(self, cost: CostFunction[Z, Goal], prior: ActionPrior) -> Planner[Z, Goal]:
+        """The search for plans of low cost."""
+        return Chain(*(METHODS[name](cost, prior, getattr(self, name)) for name in self.methods))
 
     @classmethod
     def preset(cls, name: str) -> PlannerSettings:
@@ -126,7 +186,7 @@ class PlanStart(NamedTuple):
 
 
 class LatentPlanner:
-    """CEM through the world model toward goal latents.
+    """Search through the world model toward goal latents.
 
     Args:
         model: the world model.
@@ -146,7 +206,7 @@ class LatentPlanner:
         self.objective = objective.build(model.config)
         self.prior = settings.search_prior(prior)
         cost: CostFunction[PlanStart, Latent] = in_chunks(self._cost, settings.envs_per_call)
-        self._search = CEM(cost, self.prior, settings.cem)
+        self._search = settings.search(cost, self.prior)
 
     def _cost(self, start: PlanStart, goal: Latent, actions: Tensor) -> Tensor:
         path = self.model.rollout(start.history, start.taken, actions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
@@ -29,6 +30,7 @@ class TrainConfig:
         data: episode file, HDF5.
         slots: folder of extracted slots (predictor).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
+        init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
         encoder: architecture of the slot encoder.
         predictor: architecture of the predictor.
         mask: which history cells are hidden while the predictor trains.
@@ -41,6 +43,7 @@ class TrainConfig:
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     out: Path = field(default_factory=lambda: cache_folder() / "run")
+    init: str | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -60,6 +63,9 @@ def train(config: TrainConfig) -> None:
         return
     slots = SlotData(data, config.slots)
     recipe["encoder"] = read_json(config.slots / RECIPE)
+    init = Checkpoint.from_pretrained(config.init) if config.init else None
+    if init:
+        recipe["init"] = {"version": init.version, "commit": init.commit, "training": init.training}
     stage = PredictorStage(
         slots,
         SlotAutoencoder.load(config.slots),
@@ -68,6 +74,7 @@ def train(config: TrainConfig) -> None:
         config.dynamics,
         config.trainer,
         recipe,
+        init,
     )
     Run(stage, config.trainer, config.out).fit()
 

@@ -107,7 +107,8 @@ def help_text(name: str, schema: type[Any]) -> str:
 
 
 def _help_rows(schema: type[Any], prefix: str) -> list[str]:
-    texts = {p.arg_name: " ".join((p.description or "").split()) for p in parse(schema.__doc__ or "").params}
+    documented = [p for cls in reversed(schema.__mro__) for p in parse(cls.__doc__ or "").params]
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
     for key in list(texts):
         for part in key.split(","):
             texts[part.strip()] = texts[key]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # An editable installation holds a copy of this list: install again after adding to it.
 SPECS: tuple[dict[str, Any], ...] = (
     {"id": "PushT-v0", "entry_point": "envs.pusht.env:PushTEnv", "max_episode_steps": 300},
+    {"id": "CLEVRER-v0", "entry_point": "envs.clevrer.env:CLEVREREnv"},  # truncates by itself, at its last frame
 )
 TRIGGER = "gymnasium.envs"
 

@@ -17,21 +17,35 @@ A point mass that is pushed for four steps, for three environments at once, with
 """
 
 from planners.cem import CEM, CEMConfig
+from planners.chain import Chain
 from planners.chunking import in_chunks
+from planners.gradient import GradientConfig, GradientPlanner
+from planners.icem import ICEM, ICEMConfig
+from planners.mppi import MPPI, MPPIConfig
 from planners.objectives import GoalObjective
 from planners.prior import ActionPrior
 from planners.protocol import CostFunction, Planner, PlanResult, PlanStatistics
+from planners.random_shooting import RandomShooting, RandomShootingConfig
 from planners.receding import RecedingHorizon, RecedingState
 
 __all__ = [
     "CEM",
+    "ICEM",
+    "MPPI",
     "ActionPrior",
     "CEMConfig",
+    "Chain",
     "CostFunction",
     "GoalObjective",
+    "GradientConfig",
+    "GradientPlanner",
+    "ICEMConfig",
+    "MPPIConfig",
     "PlanResult",
     "PlanStatistics",
     "Planner",
+    "RandomShooting",
+    "RandomShootingConfig",
     "RecedingHorizon",
     "RecedingState",
     "in_chunks",

@@ -9,9 +9,11 @@ from typing import Generic, Literal
 import torch
 from torch import Tensor
 
+from planners.noise import colour, draw_normal, truncate
 from planners.prior import ActionPrior
-from planners.protocol import CostFunction, Goal, PlanResult, PlanStatistics, Z
-from planners.shooting import check_request, draw_normal, ordered_sum, require_finite, score
+from planners.protocol import CostFunction, Goal, PlanResult, Z
+from planners.record import Record, Stopwatch, check_budget
+from planners.shooting import average_spread, check_request, finite_mean, first_mean, moments, score
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,19 @@ class CEMConfig:
         min_std: the standard deviation never falls below this, whitened units.
         momentum: share of the previous mean and standard deviation kept at each refit, in [0, 1).
         returns: ``"mean"`` of the last distribution, or the ``"best"`` candidate ever scored.
+        noise_beta: the noise's power over the blocks of a plan falls with frequency to this power; 0 is white noise,
+            2 makes plans that drift smoothly.
+        keep_elites: share of an iteration's elites that stand again in the next without being scored again, 0 to 1.
+        decay: each iteration has this many times fewer candidates than the one before, down to twice
+            ``n_elites``; at least 1, which keeps their number.
+        bounds: how candidates keep within the prior's bounds: ``"clip"`` moves those beyond to the bound,
+            ``"truncate"`` draws none there; the latter only for a prior with a coordinate per number of an action
+            block (``ActionPrior.standard``).
+        tolerance: an environment's search ends once ``PlanStatistics.spread`` is at most this, whitened units, above
+            ``min_std``; 0 for never. Above 0 the host waits for every iteration.
+        time_budget_ms: no iteration is begun that would end later than this after the call, if it takes as long as
+            the last; the first is always made. None for no limit. The one setting whose results depend on the
+            machine and on the batch.
 
     Raises:
         ValueError: a setting is out of range.
@@ -38,6 +53,12 @@ class CEMConfig:
     min_std: float = 0.0
     momentum: float = 0.0
     returns: Literal["mean", "best"] = "mean"
+    noise_beta: float = 0.0
+    keep_elites: float = 0.0
+    decay: float = 1.0
+    bounds: Literal["clip", "truncate"] = "clip"
+    tolerance: float = 0.0
+    time_budget_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.n_samples < 2:
@@ -57,6 +78,27 @@ class CEMConfig:
             raise ValueError(f"momentum is {self.momentum}; expected [0, 1): at 1 the distribution never moves")
         if self.returns not in ("mean", "best"):
             raise ValueError(f"returns is {self.returns!r}; expected 'mean' or 'best'")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if not 0 <= self.noise_beta < float("inf"):
+            raise ValueError(f"noise_beta is {self.noise_beta}; expected 0 (white noise) or more")
+        if not 0 <= self.keep_elites <= 1:
+            raise ValueError(f"keep_elites is {self.keep_elites}; expected a share in [0, 1]")
+        if not 1 <= self.decay < float("inf"):
+            raise ValueError(f"decay is {self.decay}; expected 1 (constant population) or more")
+        if self.bounds not in ("clip", "truncate"):
+            raise ValueError(f"bounds is {self.bounds!r}; expected 'clip' or 'truncate'")
+        if self.tolerance != 0 and not self.min_std < self.tolerance < float("inf"):
+            raise ValueError(
+                f"tolerance is {self.tolerance}; expected 0 (never stop early) or more than min_std = {self.min_std}"
+            )
+        check_budget(self.time_budget_ms)
+
+    def population(self, iteration: int) -> int:
+        """Candidates scored per environment in an iteration, counted from 0."""
+        floor = min(self.n_samples, 2 * self.n_elites)
+        return max(int(self.n_samples * self.decay**-iteration), floor)
 
 
 class CEM(Generic[Z, Goal]):
@@ -68,19 +110,25 @@ class CEM(Generic[Z, Goal]):
     has fewer than two, its standard deviation stays, and with none its mean too.
 
     The search itself is elementwise arithmetic: wherever an environment's costs are the same to the last bit alone
-    and in any batch (see ``planners.in_chunks``), so is its plan. No value is read back to the host between the
-    check of ``warm_start`` and the end of the last iteration.
+    and in any batch (see ``planners.in_chunks``), so is its plan. Unless ``tolerance`` or ``time_budget_ms`` ask for
+    it, no value is read back to the host between the check of ``warm_start`` and the end of the last iteration.
+
+    Where an environment's search ended early, its further ``PlanStatistics.best`` and ``elite`` are inf.
 
     Args:
         cost: what to minimise.
         prior: coordinates, bounds, dtype and device of the search.
         config: settings.
+
+    Raises:
+        ValueError: ``bounds="truncate"`` with a prior whose bounds are none in whitened coordinates.
     """
 
     def __init__(self, cost: CostFunction[Z, Goal], prior: ActionPrior, config: CEMConfig | None = None) -> None:
         self.cost = cost
         self.prior = prior
         self.config = config or CEMConfig()
+        self._truncation = prior.whitened_bounds() if self.config.bounds == "truncate" else None
 
     @torch.no_grad()
     def plan(
@@ -97,71 +145,61 @@ class CEM(Generic[Z, Goal]):
         The ``"mean"`` is scored once more at the end; where its cost is not finite the best candidate is returned.
         """
         check_request(self.prior, horizon, generators, warm_start)
-        mean = self._first_mean(len(generators), horizon, warm_start)
-        std = torch.full_like(mean, self.config.init_std)
-        best_actions = self.prior.decode(mean)
-        best_cost = mean.new_full((len(generators),), torch.inf)
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        for _ in range(self.config.n_iterations):
-            candidates = self._sample(mean, std, generators)
-            actions = self.prior.decode(candidates)
-            costs, order = score(self.cost, z0, goal, actions).sort(dim=1, stable=True)
-            best_actions, best_cost = _keep_better(best_actions, best_cost, _pick(actions, order[:, :1]), costs[:, :1])
-            elite_costs = costs[:, : self.config.n_elites]
-            mean, std = self._refit(mean, std, _pick(candidates, order[:, : self.config.n_elites]), elite_costs)
-            rows.append((costs[:, 0], _finite_mean(elite_costs), ordered_sum(std.flatten(1), 1) / std[0].numel()))
-        if self.config.returns == "mean":
-            final = self.prior.decode(mean).unsqueeze(1)
-            final_cost = score(self.cost, z0, goal, final)
-            best_cost = best_cost.masked_fill(final_cost[:, 0].isfinite(), torch.inf)
-            best_actions, best_cost = _keep_better(best_actions, best_cost, final, final_cost)
-        require_finite(best_cost)
-        best, elite, spread = (torch.stack(column) for column in zip(*rows, strict=True))
-        return PlanResult(best_actions, best_cost, PlanStatistics(best, elite, spread))
+        config, n_envs = self.config, len(generators)
+        clock = Stopwatch(config.time_budget_ms, self.prior.device)
+        mean = first_mean(self.prior, n_envs, horizon, warm_start)
+        std = torch.full_like(mean, config.init_std)
+        record = Record(self.prior.decode(mean))
+        kept, kept_costs = mean.new_empty(n_envs, 0, *mean.shape[1:]), mean.new_empty(n_envs, 0)
+        n_kept = int(config.keep_elites * config.n_elites)
+        searching: list[torch.Generator | None] = list(generators)
+        ended = mean.new_zeros(n_envs, dtype=torch.bool)
+        for iteration in range(config.n_iterations):
+            fresh = self._sample(mean, std, searching, config.population(iteration))
+            fresh_costs = score(self.cost, z0, goal, self.prior.decode(fresh))
+            candidates, costs = torch.cat([kept, fresh], dim=1), torch.cat([kept_costs, fresh_costs], dim=1)
+            # Without any finite cost an environment stays as it is: so do those whose search has ended.
+            costs, order = costs.masked_fill(ended[:, None], torch.inf).sort(dim=1, stable=True)
+            elites = candidates.take_along_dim(order[:, : config.n_elites, None, None], dim=1)
+            elite_costs = costs[:, : config.n_elites]
+            record.offer(self.prior.decode(elites[:, 0]), costs[:, 0])
+            mean, std = self._refit(mean, std, elites, elite_costs)
+            kept, kept_costs = elites[:, :n_kept], elite_costs[:, :n_kept]
+            spread = average_spread(std)
+            record.add_row(costs[:, 0], finite_mean(elite_costs), spread)
+            if config.tolerance > 0:
+                ended = spread <= config.tolerance
+                searching = [None if end else own for end, own in zip(ended.tolist(), generators, strict=True)]
+            if searching.count(None) == n_envs or clock.is_up():
+                break
+        if config.returns == "mean":
+            final = self.prior.decode(mean)
+            record.decide(final, score(self.cost, z0, goal, final.unsqueeze(1))[:, 0])
+        return record.result()
 
-    def _first_mean(self, n_envs: int, horizon: int, warm_start: Tensor | None) -> Tensor:
-        if warm_start is None:
-            return self.prior.mean.new_zeros(n_envs, horizon, self.prior.latent_dim)
-        return self.prior.encode(warm_start.to(self.prior.dtype))
-
-    def _sample(self, mean: Tensor, std: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _sample(
+        self, mean: Tensor, std: Tensor, generators: Sequence[torch.Generator | None], n_samples: int
+    ) -> Tensor:
         """Candidates (B, N, H, K), the mean first."""
-        noise = draw_normal(generators, (self.config.n_samples - 1, *mean.shape[1:]), like=mean)
+        noise = draw_normal(generators, (n_samples - 1, *mean.shape[1:]), like=mean)
         mean, std = mean.unsqueeze(1), std.unsqueeze(1)
+        if self.config.noise_beta > 0:
+            noise = colour(noise, self.config.noise_beta)
+        if self._truncation is not None:
+            scale = std.clamp(min=torch.finfo(std.dtype).tiny)
+            noise = truncate(noise, *((bound - mean) / scale for bound in self._truncation))
         return torch.cat([mean, mean + std * noise], dim=1)
 
     def _refit(self, mean: Tensor, std: Tensor, elites: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, H, K) of the elites (B, E, H, K) whose cost (B, E) is finite."""
-        finite = costs.isfinite().to(elites.dtype)[..., None, None]
-        count = ordered_sum(finite, 1)
-        elite_mean = ordered_sum(elites * finite, 1) / count.clamp(min=1)
-        deviation = (elites - elite_mean.unsqueeze(1)) * finite
-        elite_std = (ordered_sum(deviation * deviation, 1) / (count - 1).clamp(min=1)).sqrt()
-        elite_std = elite_std.clamp(min=self.config.min_std)
+        """Mean and standard deviation (B, H, K) of the elites (B, E, H, K) by the weights of their costs (B, E)."""
+        fitted = moments(elites, self._weights(costs))
+        fitted_std = fitted.std.clamp(min=self.config.min_std)
         kept = self.config.momentum
         return (
-            torch.where(count >= 1, kept * mean + (1 - kept) * elite_mean, mean),
-            torch.where(count >= 2, kept * std + (1 - kept) * elite_std, std),
+            torch.where(fitted.effective > 0, kept * mean + (1 - kept) * fitted.mean, mean),
+            torch.where(fitted.effective >= 2, kept * std + (1 - kept) * fitted_std, std),
         )
 
-
-def _pick(candidates: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, E, H, ...) of candidates (B, N, H, ...) by index (B, E)."""
-    return candidates.take_along_dim(index[..., None, None], dim=1)
-
-
-def _keep_better(actions: Tensor, cost: Tensor, new_actions: Tensor, new_cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Per environment the cheaper of a plan (B, H, A), (B,) and a new one (B, 1, H, A), (B, 1)."""
-    better = new_cost[:, 0] < cost
-    return (
-        torch.where(better[:, None, None], new_actions[:, 0], actions),
-        torch.where(better, new_cost[:, 0], cost),
-    )
-
-
-def _finite_mean(costs: Tensor) -> Tensor:
-    """Mean over the finite costs of (B, E), inf where there is none."""
-    finite = costs.isfinite()
-    count = finite.sum(1)
-    total = ordered_sum(costs.masked_fill(~finite, 0), 1)
-    return torch.where(count > 0, total / count.clamp(min=1), torch.inf)
+    def _weights(self, costs: Tensor) -> Tensor:
+        """How much elites count by their ascending costs (B, E): none at all where inf, else up to 1 for the best."""
+        return costs.isfinite().to(costs.dtype)

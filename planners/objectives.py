@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 
@@ -24,20 +25,24 @@ class GoalObjective:
         path: which predicted steps count: the ``"last"``, the ``"mean"`` of all, or the ``"best"`` (lowest).
         match: ``match(slots (..., S, D), goal (..., S, D)) -> (..., S)``, for each goal slot the index of the
             predicted slot that stands for it; None compares slot by slot in the order they come.
+        proprio_dims: which numbers of proprioception count; None means all.
 
     Raises:
-        ValueError: a weight is negative or not finite, or the path unknown.
+        ValueError: a weight is negative or not finite, the path unknown, or ``proprio_dims`` empty or negative.
     """
 
     slot_weights: tuple[float, ...] | None = None
     proprio_weight: float = 1.0
     path: Literal["last", "mean", "best"] = "last"
     match: Callable[[Tensor, Tensor], Tensor] | None = None
+    proprio_dims: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for weight in (*(self.slot_weights or ()), self.proprio_weight):
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"got weight {weight}; expected finite weights >= 0")
+        if self.proprio_dims is not None and min(self.proprio_dims, default=-1) < 0:
+            raise ValueError(f"got proprio_dims {self.proprio_dims}; expected indices >= 0, or None for all")
         if self.path not in ("last", "mean", "best"):
             raise ValueError(f"path is {self.path!r}; expected 'last', 'mean' or 'best'")
 
@@ -64,6 +69,9 @@ class GoalObjective:
         cost = self._slot_cost(slots, goal_slots[:, None, None])
         if goal_proprio is not None and proprio is not None and self.proprio_weight > 0:
             error = proprio[:, :, -slots.shape[2] :] - goal_proprio[:, None, None]
+            if self.proprio_dims is not None:
+                # One by one: an index made of a list would be copied to the device in every iteration of a solve.
+                error = torch.stack([error[..., index] for index in self.proprio_dims], dim=-1)
             cost = cost + self.proprio_weight * error.square().mean(-1)
         if self.path == "best":
             return cost.amin(2)

@@ -160,6 +160,28 @@ class ActionPrior:
         """Action blocks (..., A) to the whitened coordinates (..., K) that come closest (least squares)."""
         return _apply(self._inverse, actions - self.mean)
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """Gradient in action blocks (..., A) to that in whitened coordinates (..., K), as if nothing were clipped."""
+        return _apply(self.basis.T, gradient)
+
+    def whitened_bounds(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest allowed whitened coordinates, (K,) each.
+
+        Raises:
+            ValueError: a coordinate moves several numbers of an action block, or several move one (as principal
+                components do): then what is allowed for one coordinate depends on the others.
+        """
+        moves = self.basis != 0
+        if (moves.sum(0) > 1).any() or (moves.sum(1) > 1).any():
+            raise ValueError(
+                "bounds='truncate' needs a prior whose coordinates are the numbers of an action block "
+                "(ActionPrior.standard); in a mixed basis, such as principal components, use bounds='clip'"
+            )
+        number = moves.int().argmax(0)
+        scale = self.basis.gather(0, number[None])[0]
+        edges = [(bound - self.mean)[number] / scale for bound in (self.low, self.high)]
+        return torch.minimum(*edges), torch.maximum(*edges)
+
     @cached_property
     def _inverse(self) -> Tensor:
         inverse: Tensor = torch.linalg.pinv(self.basis.double().cpu())

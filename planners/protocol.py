@@ -32,7 +32,7 @@ class PlanStatistics:
 
     Attributes:
         best: lowest cost among the iteration's candidates (inf if none was finite).
-        elite: mean finite cost of the iteration's elites (inf if none was finite).
+        elite: mean finite cost of the candidates that the next iteration comes from (inf if none was finite).
         spread: standard deviation of the candidate distribution after the iteration, in the prior's whitened
             units, averaged over blocks and coordinates.
     """

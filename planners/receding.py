@@ -27,13 +27,15 @@ class RecedingHorizon:
 
     When only the last step of a plan is scored, a constant horizon procrastinates: each replan puts the goal off
     again. With ``shrink`` the horizon counts down to the time by which the goal is due, e.g. 5, 4, 3, 2, 2, ...
-    for ``horizon=5, replan_every=1, min_horizon=2``.
+    for ``horizon=5, replan_every=1, min_horizon=2``. A missed goal is often out of reach of such short plans;
+    with ``restart`` the count begins anew: 5, 4, 3, 2, 2, 5, 4, ...
 
     Attributes:
         horizon: H of the first plan, action blocks.
         replan_every: blocks executed of each plan (all of them where the plan is shorter), 1 to ``horizon``.
         shrink: shorten the horizon by the executed blocks.
-        min_horizon: with ``shrink``, the horizon stays here once reached; 1 to ``horizon``, action blocks.
+        min_horizon: with ``shrink``, no plan is shorter; 1 to ``horizon``, action blocks.
+        restart: with ``shrink``, count down again from ``horizon`` whenever that many blocks have been executed.
 
     Raises:
         ValueError: a setting is out of range.
@@ -43,6 +45,7 @@ class RecedingHorizon:
     replan_every: int = 5
     shrink: bool = False
     min_horizon: int = 1
+    restart: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -55,7 +58,8 @@ class RecedingHorizon:
         """Horizon of the next plan, action blocks."""
         if not self.shrink:
             return self.horizon
-        return max(self.horizon - state.executed, self.min_horizon)
+        executed = state.executed % self.horizon if self.restart else state.executed
+        return max(self.horizon - executed, self.min_horizon)
 
     def warm_start(self, state: RecedingState, padding: Tensor) -> Tensor:
         """Where the next search starts: what is left of the last plan, then ``padding``.

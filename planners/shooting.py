@@ -1,4 +1,4 @@
-"""What planners that sample candidates share: checked requests, noise, scores, sums of fixed order.
+"""What all planners share: checked requests, scores, and statistics of fixed order.
 
 The arithmetic is elementwise only. Sums over a whole axis or matrix products may round differently when the batch
 has another shape, and one different last bit changes which candidates are elite.
@@ -7,6 +7,7 @@ has another shape, and one different last bit changes which candidates are elite
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,13 +50,11 @@ def check_request(
         raise ValueError("warm_start holds NaN or infinite values; expected actions in environment units")
 
 
-def draw_normal(generators: Sequence[torch.Generator], shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Standard normal noise (B, *shape) with the dtype and on the device of ``like``, drawn per environment."""
-    # From pinned memory the copy runs while the host already draws for the next iteration.
-    noise = torch.empty((len(generators), *shape), dtype=like.dtype, pin_memory=like.device.type == "cuda")
-    for row, generator in zip(noise, generators, strict=True):
-        row.normal_(generator=generator)
-    return noise.to(like.device, non_blocking=True)
+def first_mean(prior: ActionPrior, n_envs: int, horizon: int, warm_start: Tensor | None) -> Tensor:
+    """Whitened coordinates (B, H, K) that a search starts from: those of ``warm_start``, or the prior's mean."""
+    if warm_start is None:
+        return prior.mean.new_zeros(n_envs, horizon, prior.latent_dim)
+    return prior.encode(warm_start.to(prior.dtype))
 
 
 def score(cost: CostFunction[Z, Goal], z0: Z, goal: Goal, actions: Tensor) -> Tensor:
@@ -104,3 +103,41 @@ def ordered_sum(x: Tensor, dim: int) -> Tensor:
         paired = x[:half] + x[half : 2 * half]
         x = torch.cat([paired, x[2 * half :]]) if len(x) % 2 else paired
     return x[0]
+
+
+class Moments(NamedTuple):
+    """Weighted statistics over the candidates of (B, N, ...).
+
+    Attributes:
+        mean: (B, ...), 0 where nothing weighs.
+        std: (B, ...) unbiased; anything, NaN included, where ``effective`` is not at least 2.
+        effective: (B, ...) effective number of candidates, ``(sum w)^2 / sum w^2`` (Kish 1965); NaN where nothing
+            weighs.
+    """
+
+    mean: Tensor
+    std: Tensor
+    effective: Tensor
+
+
+def moments(x: Tensor, weights: Tensor) -> Moments:
+    """Statistics of finite ``x`` (B, N, ...) by weights (B, N), in each environment all 0 or the largest of them 1."""
+    weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 2))
+    total, squares = ordered_sum(weights, 1), ordered_sum(weights * weights, 1)
+    mean = ordered_sum(x * weights, 1) / total.clamp(min=1)
+    deviation = x - mean.unsqueeze(1)
+    variance = ordered_sum(deviation * deviation * weights, 1) / (total - squares / total)
+    return Moments(mean, variance.sqrt(), total * total / squares)
+
+
+def average_spread(std: Tensor) -> Tensor:
+    """Standard deviations (B, H, K) averaged to (B,)."""
+    return ordered_sum(std.flatten(1), 1) / std[0].numel()
+
+
+def finite_mean(costs: Tensor) -> Tensor:
+    """Mean over the finite costs of (B, N), inf where there is none."""
+    finite = costs.isfinite()
+    count = finite.sum(1)
+    total = ordered_sum(costs.masked_fill(~finite, 0), 1)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.inf)

@@ -17,13 +17,23 @@ def installation() -> None:
         pytest.skip("cjepa-agent is not installed: pip install -e .")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` where there is no CUDA device."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--slow`` runs the tests marked ``slow``, too."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked ``slow`` unless asked for, and those marked ``gpu`` where there is no CUDA device."""
+    if not config.getoption("--slow"):
+        _skip(items, "slow", "takes long; run with --slow")
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            _skip(items, "gpu", "needs a CUDA device")
+
+
+def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))

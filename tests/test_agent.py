@@ -18,11 +18,12 @@ from cjepa_agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from envs.pusht import PushTEnv
-from planners import CEMConfig, RecedingHorizon
+from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon
 
 KEYS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
 OPEN_LOOP = replace(SETTINGS, receding=RecedingHorizon(horizon=2, replan_every=2))
 WITH_HISTORY = replace(SETTINGS, context=3)
+DESCENDING = replace(SETTINGS, method="icem+gradient", icem=ICEMConfig(8, 2, 3), gradient=GradientConfig(2, 3))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,7 +55,7 @@ def test_five_line_use() -> None:
     world.step(action)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, OPEN_LOOP, WITH_HISTORY])
+@pytest.mark.parametrize("settings", [SETTINGS, OPEN_LOOP, WITH_HISTORY, DESCENDING])
 def test_actions_are_the_same_alone_and_in_a_batch_of_eight(settings: PlannerSettings) -> None:
     together, steps = [env() for _ in range(8)], 12
     observations = [world.reset(seed=seed)[0] for seed, world in enumerate(together)]
@@ -225,6 +226,36 @@ def test_state_and_episode_start_must_fit_the_observation() -> None:
 def test_planners_that_do_not_fit_the_checkpoint(settings: PlannerSettings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         agent(settings)
+
+
+@pytest.mark.parametrize("method", ["cem", "icem", "mppi", "gradient", "random", "random+gradient"])
+def test_every_method_plans_with_settings_of_its_own(method: str) -> None:
+    settings = replace(
+        SETTINGS,
+        method=method,
+        icem=ICEMConfig(8, 1, 2),
+        mppi=MPPIConfig(9, 1, 3),
+        gradient=GradientConfig(10, 1),
+        random=RandomShootingConfig(11),
+    )
+    player, scored = agent(settings), []
+    rollout = player.model.rollout
+
+    def watched(history: Any, taken: Any, actions: torch.Tensor) -> Any:
+        scored.append(actions.shape[1])
+        return rollout(history, taken, actions)
+
+    player.model.rollout = watched  # type: ignore[method-assign]
+    observation = env().reset(seed=0)[0]
+    player.predict(observation)
+    searches = {"cem": [6, 6, 1], "icem": [8], "mppi": [9, 1], "gradient": [10], "random": [11]}
+    assert scored == [count for name in method.split("+") for count in searches[name]]
+
+
+@pytest.mark.parametrize("method", ["newton", "cem+", ""])
+def test_unknown_methods_are_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=r"planner.method is .*; expected \['cem', 'icem', 'mppi', "):
+        PlannerSettings(method=method)
 
 
 def test_unknown_presets_and_roles_are_refused() -> None:

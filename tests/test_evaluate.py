@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,8 @@ def test_oracle_simulates_what_the_environment_does() -> None:
     for action in actions:
         info = env.step(action)[-1]
     np.testing.assert_array_equal(oracle._simulate(start, actions), info["state"])
+    with pytest.raises(ValueError, match="no gradient; leave the oracle out with oracle_episodes=0"):
+        OracleController(tiny_checkpoint().prior, replace(SETTINGS, method="cem+gradient"), success_rule("released"))
 
 
 def test_masks_are_coloured_by_slot() -> None:
@@ -155,7 +158,7 @@ def test_planning_command(tmp_path: Path) -> None:
     agent_rows = [row for row in report["rows"] if row["controller"] == "C-JEPA"]
     assert all(row["replans"] == 6 and row["seconds_per_replan"] > 0 for row in agent_rows)
     assert [row["planning_target"] for row in agent_rows][1:] == [
-        "all slots + 1 proprio, last step",
+        "block slot + 0.3 proprio[0, 1], last step",
         "block slot, last step",
     ]
     assert report["config"]["planner"]["cem"]["n_samples"] == 6

@@ -5,10 +5,11 @@ from __future__ import annotations
 import doctest
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from planner_problems import A, H, Start, assert_same_plan, box, network_cost, part, quadratic, seeded
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,7 +18,6 @@ from cjepa_agent.matching import match_slots, matched_cost
 from planners import CEM, ActionPrior, CEMConfig, GoalObjective, PlanResult, RecedingHorizon, RecedingState, in_chunks
 from planners.shooting import ordered_sum
 
-H, A = 3, 4
 SMALL = CEMConfig(n_samples=60, n_iterations=5, n_elites=8)
 THOROUGH = CEMConfig(n_samples=200, n_iterations=30, n_elites=20)
 PATIENT = CEMConfig(n_samples=600, n_iterations=40, n_elites=60)  # for optima along directions of no single axis
@@ -30,33 +30,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
-
-
-def seeded(n_envs: int, first: int = 0) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(first + env) for env in range(n_envs)]
-
-
-def box(width: int = A, std: float = 1.0, limit: float = 1.0) -> ActionPrior:
-    return ActionPrior.standard(torch.full((width,), -limit), torch.full((width,), limit), std=std)
-
-
-def quadratic(z0: Any, goal: Tensor, actions: Tensor) -> Tensor:
-    """Distance to the goal (B, H, A) in action space."""
-    return (actions - goal.unsqueeze(1)).square().sum((-1, -2))
-
-
-def assert_same_plan(one: PlanResult, other: PlanResult) -> None:
-    assert torch.equal(one.actions, other.actions)
-    assert torch.equal(one.cost, other.cost)
-    for name in ("best", "elite", "spread"):
-        assert torch.equal(getattr(one.statistics, name), getattr(other.statistics, name))
-
-
-def part(result: PlanResult, chosen: slice) -> PlanResult:
-    statistics = planners.PlanStatistics(
-        *(getattr(result.statistics, name)[:, chosen] for name in ("best", "elite", "spread"))
-    )
-    return PlanResult(result.actions[chosen], result.cost[chosen], statistics)
 
 
 # --- CEM finds optima -------------------------------------------------------------------------------------------------
@@ -133,25 +106,6 @@ def test_cem_searches_the_priors_components() -> None:
 
 
 # --- An environment's plan is its own ---------------------------------------------------------------------------------
-
-
-class Start(NamedTuple):
-    latent: Tensor
-    note: str
-
-
-def network_cost() -> planners.CostFunction[Start, dict[str, Tensor]]:
-    """A cost made of matrix products, whose rounding depends on the batch shape."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(7 + H * A, 33), torch.nn.Tanh(), torch.nn.Linear(33, 19))
-
-    def cost(z0: Start, goal: dict[str, Tensor], actions: Tensor) -> Tensor:
-        latent = z0.latent[:, None].expand(-1, actions.shape[1], -1)
-        predicted = network(torch.cat([latent, actions.flatten(2)], dim=-1))
-        return (predicted - goal["latent"][:, None]).square().mean(-1)
-
-    return cost
 
 
 def test_same_seed_same_plan_and_another_seed_another() -> None:
@@ -655,6 +609,13 @@ def test_shrinking_horizon_counts_down_to_the_goal_time_and_stays() -> None:
     assert warm[1:] == [[1, 2, 3, 4], [11, 12, 13], [21, 22], [31, -1], [41, -1]]
 
 
+def test_a_missed_goal_gets_a_second_countdown() -> None:
+    control = RecedingHorizon(horizon=5, replan_every=1, shrink=True, min_horizon=2, restart=True)
+    horizons, _, warm = run(control, 7)
+    assert horizons == [5, 4, 3, 2, 2, 5, 4]
+    assert warm[5] == [41, -1, -1, -1, -1]
+
+
 def test_short_plans_are_executed_whole() -> None:
     horizons, executed, _ = run(RecedingHorizon(horizon=5, replan_every=3, shrink=True, min_horizon=1), 4)
     assert (horizons, executed) == ([5, 2, 1, 1], [3, 2, 1, 1])
@@ -684,6 +645,14 @@ def test_default_objective_is_the_published_one() -> None:
     assert torch.allclose(GoalObjective()(slots, proprio, goal_slots, None), expected)
     expected = expected + (proprio[:, :, -1] - goal_proprio[:, None]).square().mean(-1)
     assert torch.allclose(GoalObjective()(slots, proprio, goal_slots, goal_proprio), expected)
+
+
+def test_only_the_chosen_numbers_of_proprioception_count() -> None:
+    slots, proprio, goal_slots, goal_proprio = prediction()
+    objective = GoalObjective(proprio_dims=(0, 1))
+    expected = GoalObjective()(slots, proprio[..., :2], goal_slots, goal_proprio[:, :2])
+    proprio[..., 2:] = torch.nan
+    assert torch.allclose(objective(slots, proprio, goal_slots, goal_proprio), expected)
 
 
 def test_weights_and_path() -> None:
@@ -727,6 +696,8 @@ def test_objectives_that_do_not_fit() -> None:
     for arguments, message in (
         ({"slot_weights": (1.0, -1.0)}, "weight -1"),
         ({"proprio_weight": float("nan")}, "weight nan"),
+        ({"proprio_dims": ()}, r"proprio_dims \(\)"),
+        ({"proprio_dims": (0, -1)}, "expected indices >= 0"),
         ({"path": "first"}, "path is 'first'"),
     ):
         with pytest.raises(ValueError, match=message):

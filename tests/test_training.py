@@ -17,10 +17,12 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.latent import Latent
+from cjepa_agent.masking import MaskConfig
+from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
 from cjepa_agent.training.encoder_stage import SlotTrainingConfig, draw_points, mixture_nll
-from cjepa_agent.training.loop import TrainerConfig, learning_rate
-from cjepa_agent.training.predictor_stage import find_roles
+from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
 from cjepa_agent.world_model import EncoderConfig
 from envs.pusht.render import PushTRenderer
 
@@ -66,6 +68,7 @@ def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(
         "cjepa_agent.train", "stage=encoder", f"data={data}", f"out={folder / 'encoder'}", *SMALL,
         "trainer.steps=4", "trainer.batch=2", "trainer.log_every=2", "trainer.precision=32-true",
+        "trainer.optimizer=adamw",
     )  # fmt: skip
     run("cjepa_agent.extract", f"data={data}", f"encoder={folder / 'encoder'}", f"out={folder / 'slots'}")
     return folder / "slots"
@@ -105,26 +108,21 @@ def test_windows_stay_inside_their_episode(data: Path, slots: Path) -> None:
     assert ((starts % 40) + 15 < 40).all() and len(starts) == 6 * 25
 
 
-def test_a_killed_run_resumes_to_the_same_weights(data: Path, slots: Path, tmp_path: Path) -> None:
-    train_predictor(data, slots, tmp_path / "whole", "trainer.ema=0.9")
-    # A run of 6 steps stopped after 4 leaves its checkpoint of step 4: what a kill between saves leaves.
-    train_predictor(data, slots, tmp_path / "killed", "trainer.ema=0.9")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_to_the_same_weights(data: Path, slots: Path, tmp_path: Path, optimizer: str) -> None:
+    settings = ("trainer.ema=0.9", f"trainer.optimizer={optimizer}")
     killed = tmp_path / "killed"
-    state = torch.load(killed / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 6
-    rewind(data, slots, killed)
-    train_predictor(data, slots, killed, "trainer.ema=0.9")
+    train_predictor(data, slots, tmp_path / "whole", *settings)
+    start_and_kill(data, slots, killed, *settings)
+    train_predictor(data, slots, killed, *settings)
     whole = Checkpoint.from_pretrained(tmp_path / "whole" / "checkpoint").model.state_dict()
     resumed = Checkpoint.from_pretrained(killed / "checkpoint").model.state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert losses(killed) == losses(tmp_path / "whole")
 
 
-def rewind(data: Path, slots: Path, folder: Path) -> None:
-    """Run again, this time killed in the fifth step, so that step 4 is the last checkpoint."""
-    for file in folder.glob("*"):
-        if file.is_file():
-            file.unlink()
+def start_and_kill(data: Path, slots: Path, folder: Path, *extra: str) -> None:
+    """The run of ``train_predictor``, killed in the fifth step, so that step 4 is the last checkpoint."""
     code = (
         "import sys, os\n"
         "from cjepa_agent.training import loop\n"
@@ -139,7 +137,7 @@ def rewind(data: Path, slots: Path, folder: Path) -> None:
         "stage=predictor", f"data={data}", f"slots={slots}", f"out={folder}", *TINY_PREDICTOR, "trainer.batch=8",
         "trainer.steps=6", "trainer.save_every=2", "trainer.validate_every=3", "trainer.log_every=1",
         "trainer.precision=32-true", "dynamics.rollout_batch=4", "dynamics.rollout_from=0.5",
-        "dynamics.rollout_blocks=3", "trainer.ema=0.9",
+        "dynamics.rollout_blocks=3", *extra,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env=environment, timeout=240)
@@ -190,6 +188,42 @@ def test_checkpoint_records_its_recipe(data: Path, slots: Path, tmp_path: Path) 
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     assert config["training"]["command"]["mask"]["count"] == 2
     assert config["training"]["encoder"]["command"]["stage"] == "encoder"
+
+
+def test_training_goes_on_from_a_checkpoint(data: Path, slots: Path, tmp_path: Path) -> None:
+    train_predictor(data, slots, tmp_path / "first")
+    first = tmp_path / "first" / "checkpoint"
+    run("cjepa_agent.extract", f"data={data}", f"encoder={first}", f"out={tmp_path / 'slots'}")
+    before, after = (np.load(folder / "slots.npy") for folder in (slots, tmp_path / "slots"))
+    assert np.array_equal(before, after), "the checkpoint's encoder is the one it was trained with"
+    train_predictor(data, tmp_path / "slots", tmp_path / "same", f"init={first}", "trainer.lr=1e-12")
+    start, same = (Checkpoint.from_pretrained(tmp_path / name / "checkpoint") for name in ("first", "same"))
+    for name, tensor in start.model.state_dict().items():
+        assert torch.allclose(tensor, same.model.state_dict()[name], rtol=0, atol=1e-8), name
+    assert same.training["init"]["training"]["command"]["out"] == "first"
+    result = run(
+        "cjepa_agent.train", f"data={data}", f"slots={slots}", f"out={tmp_path / 'other'}", f"init={first}", expect=2
+    )  # fmt: skip
+    assert "init has the predictor" in result.stderr
+
+
+def test_muon_trains_every_parameter_once(data: Path, slots: Path) -> None:
+    trainer = TrainerConfig(optimizer="muon")
+    autoencoder, dynamics = SlotAutoencoder.load(slots), DynamicsTrainingConfig(windows=16, rollout_blocks=3)
+    stage = PredictorStage(
+        SlotData(EpisodeFile(data), slots), autoencoder, PredictorConfig(depth=1), MaskConfig(), dynamics, trainer, {}
+    )
+    trained = [p for optimizer in make_optimizers(stage, trainer) for g in optimizer.param_groups for p in g["params"]]
+    expected = {id(p) for p in stage.model.parameters() if p.requires_grad}
+    assert len(trained) == len(expected) and {id(p) for p in trained} == expected
+
+
+def test_muon_is_refused_where_there_are_no_hidden_matrices(data: Path, tmp_path: Path) -> None:
+    result = run(
+        "cjepa_agent.train", "stage=encoder", f"data={data}", f"out={tmp_path}", *SMALL, "trainer.optimizer=muon",
+        expect=2,
+    )  # fmt: skip
+    assert "no hidden matrices" in result.stderr
 
 
 def test_roles_are_found_from_data() -> None:

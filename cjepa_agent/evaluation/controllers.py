@@ -16,7 +16,7 @@ from cjepa_agent.planning import PlannerSettings, plan_seed
 from envs.pusht.env import PX_PER_ACTION
 from envs.pusht.physics import WINDOW, PushTPhysics
 from envs.pusht.success import SuccessRule
-from planners import CEM, ActionPrior, RecedingState
+from planners import ActionPrior, RecedingState
 
 Observations = Sequence[Mapping[str, NDArray[Any]]]
 Infos = Sequence[Mapping[str, Any]]
@@ -130,16 +130,24 @@ class OracleController:
         prior: action blocks of the training data.
         settings: of the search.
         rule: what is scored.
+
+    Raises:
+        ValueError: the search needs a gradient, which the simulator does not have.
     """
 
     name = "oracle"
 
     def __init__(self, prior: ActionPrior, settings: PlannerSettings, rule: SuccessRule) -> None:
+        if "gradient" in settings.methods:
+            raise ValueError(
+                f"planner.method={settings.method} cannot search through the true simulator, which has no gradient; "
+                f"leave the oracle out with oracle_episodes=0"
+            )
         self.settings, self.rule = settings, rule
         self.prior = settings.search_prior(prior).to("cpu")
         self.target = f"true {'agent and block' if rule.uses_agent else 'block'} pose"
         self._physics = PushTPhysics()
-        self._search: CEM[Tensor, Tensor] = CEM(self._cost, self.prior, settings.cem)
+        self._search = settings.search(self._cost, self.prior)
 
     def begin(self, seeds: Sequence[int]) -> Sequence[Any]:
         """See ``Controller``."""

@@ -105,6 +105,11 @@ class EncoderStage:
         self.held_out = _read_frames(data, data.episodes("validation")[:20], config.image_size)
         self.points = grid_coordinates(config.image_size)
 
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """None: few of its weights are matrices between hidden layers."""
+        return []
+
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:

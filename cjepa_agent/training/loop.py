@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -26,12 +26,14 @@ class TrainerConfig:
     Attributes:
         steps: optimiser steps in all.
         batch: samples per step, over all processes.
-        lr: peak learning rate of AdamW.
+        optimizer: ``adamw``, or ``muon`` for the stage's hidden matrices with AdamW for all other parameters (Muon:
+            https://kellerjordan.github.io/posts/muon; needs PyTorch 2.9).
+        lr: peak learning rate; Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982).
         warmup: steps over which the rate grows linearly to its peak.
         decay: last share of the steps over which it falls linearly to zero. In between it is constant, so that a
             run can be resumed from before the decay with more ``steps``.
-        weight_decay: of AdamW.
-        clip: largest gradient norm.
+        weight_decay: decoupled.
+        clip: largest gradient norm, per optimiser.
         ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
         precision: Fabric precision, e.g. ``32-true``, ``bf16-mixed``, ``16-mixed``.
         accelerator: Fabric accelerator, ``auto``, ``cpu`` or ``cuda``.
@@ -41,11 +43,12 @@ class TrainerConfig:
         save_every: steps between checkpoints.
     """
 
-    steps: int = 12000
+    steps: int = 34000
     batch: int = 128
-    lr: float = 1e-3
+    optimizer: Literal["adamw", "muon"] = "muon"
+    lr: float = 2e-3
     warmup: int = 500
-    decay: float = 0.3
+    decay: float = 0.35
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.999
@@ -53,7 +56,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     seed: int = 0
     log_every: int = 100
-    validate_every: int = 1500
+    validate_every: int = 2000
     save_every: int = 1000
 
     def __post_init__(self) -> None:
@@ -65,6 +68,12 @@ class TrainerConfig:
             raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError(f"trainer.lr and trainer.clip must be positive, got {self.lr} and {self.clip}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"trainer.optimizer must be adamw or muon, got {self.optimizer!r}")
+        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"trainer.optimizer=muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw"
+            )
 
 
 class Stage(Protocol):
@@ -73,6 +82,10 @@ class Stage(Protocol):
     @property
     def model(self) -> nn.Module:
         """What is trained: its parameters that require gradients."""
+
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The trained weight matrices between hidden layers, for Muon; neither embeddings nor heads."""
 
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
@@ -88,6 +101,22 @@ class Stage(Protocol):
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write what the next stage or the user loads."""
+
+
+def make_optimizers(stage: Stage, config: TrainerConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a stage; together they have every trained parameter once."""
+    trained = [p for p in stage.model.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)]
+    matrices = stage.hidden_matrices
+    if not matrices:
+        raise ValueError("this stage has no hidden matrices for trainer.optimizer=muon; use adamw")
+    chosen = {id(matrix) for matrix in matrices}
+    others = [p for p in trained if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=config.lr, weight_decay=config.weight_decay),
+    ]
 
 
 def learning_rate(step: int, config: TrainerConfig) -> float:
@@ -115,9 +144,7 @@ class Run:
         self.fabric.launch()
         if config.batch % self.fabric.world_size:
             raise ValueError(f"trainer.batch {config.batch} is not a multiple of {self.fabric.world_size} processes")
-        parameters = [p for p in stage.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.model, self.optimizer = self.fabric.setup(stage.model, optimizer)
+        self.model, *self.optimizers = self.fabric.setup(stage.model, *make_optimizers(stage, config))
         self.average = (
             AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
             if config.ema
@@ -132,7 +159,7 @@ class Run:
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.stage.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average.state_dict() if self.average else {},
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -145,7 +172,8 @@ class Run:
         except Exception as error:
             raise ValueError(f"{self.checkpoint} cannot be resumed from ({error}); delete it to start again") from error
         self.stage.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.average:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
@@ -173,14 +201,16 @@ class Run:
         )
         log = Log(self.out, self.step) if fabric.is_global_zero else None
         while self.step < config.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * learning_rate(self.step, config)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * learning_rate(self.step, config)
             self.model.train()
             terms = self.stage.loss(self.model, self.step, config.batch, rows, self.generator)
-            self.optimizer.zero_grad()
             fabric.backward(terms["total"])
-            fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                fabric.clip_gradients(self.model, optimizer, max_norm=config.clip)
+                optimizer.step()
             if self.average:
                 self.average.update_parameters(self.stage.model)
             self.step += 1

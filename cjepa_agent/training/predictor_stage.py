@@ -33,8 +33,8 @@ class DynamicsTrainingConfig:
     """What the predictor is trained on.
 
     Attributes:
-        short_history: probability that a batch has fewer than ``predictor.history`` frames (uniformly 1 to one
-            fewer), as the first plans of an episode have.
+        single_frame: probability that a batch's history is one frame, as that of plans is (``planner.context``); the
+            others have two to ``predictor.history`` frames, of which objects can be hidden.
         rollout_from: share of the training after which the loss also runs through a rollout.
         rollout_blocks: its length in action blocks; also the horizon of validation.
         rollout_batch: samples per step of the rollout term.
@@ -43,8 +43,8 @@ class DynamicsTrainingConfig:
         windows: validation windows.
     """
 
-    short_history: float = 0.7
-    rollout_from: float = 0.8
+    single_frame: float = 0.6
+    rollout_from: float = 0.75
     rollout_blocks: int = 5
     rollout_batch: int = 32
     rollout_weight: float = 1.0
@@ -52,8 +52,8 @@ class DynamicsTrainingConfig:
     windows: int = 1024
 
     def __post_init__(self) -> None:
-        if not (0 <= self.short_history <= 1 and 0 <= self.rollout_from <= 1):
-            raise ValueError(f"dynamics.short_history and rollout_from are shares in [0, 1], got {self}")
+        if not (0 <= self.single_frame <= 1 and 0 <= self.rollout_from <= 1):
+            raise ValueError(f"dynamics.single_frame and rollout_from are shares in [0, 1], got {self}")
         if min(self.rollout_blocks, self.rollout_batch, self.windows) < 1:
             raise ValueError(f"dynamics.rollout_blocks, rollout_batch and windows must be positive, got {self}")
 
@@ -69,6 +69,10 @@ class PredictorStage:
         dynamics: see there.
         trainer: its steps and seed are read.
         recipe: kept in the checkpoint as the record of the training.
+        init: a checkpoint whose predictor and normalisation the training starts from; None starts anew.
+
+    Raises:
+        ValueError: ``init`` has another encoder or another predictor architecture.
     """
 
     def __init__(
@@ -80,10 +84,14 @@ class PredictorStage:
         dynamics: DynamicsTrainingConfig,
         trainer: TrainerConfig,
         recipe: Mapping[str, Any],
+        init: Checkpoint | None = None,
     ) -> None:
         self.data, self.mask, self.dynamics = data, mask, dynamics
         self.steps, self.recipe = trainer.steps, recipe
-        self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics.rollout_blocks, trainer.seed)
+        if init is None:
+            self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics.rollout_blocks, trainer.seed)
+        else:
+            self.world_model = continued_world_model(init, autoencoder, predictor)
         self.model = DynamicsLoss(self.world_model, dynamics)
         self.history, block = predictor.history, self.world_model.config.action_block
         lengths = {*range(2, self.history + 2), dynamics.rollout_blocks + 1}
@@ -91,6 +99,11 @@ class PredictorStage:
         held_out = data.window_starts("validation", dynamics.rollout_blocks + 1, block)
         order = np.random.default_rng(trainer.seed).permutation(len(held_out))[: dynamics.windows]
         self.held_out = held_out[order]
+
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Weight matrices of the transformer blocks."""
+        return [p for p in self.world_model.predictor.blocks.parameters() if p.ndim == 2]
 
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
@@ -110,9 +123,9 @@ class PredictorStage:
         return terms
 
     def _history_length(self, generator: torch.Generator) -> int:
-        if self.history == 1 or float(torch.rand((), generator=generator)) >= self.dynamics.short_history:
-            return self.history
-        return int(torch.randint(1, self.history, (), generator=generator))
+        if self.history == 1 or float(torch.rand((), generator=generator)) < self.dynamics.single_frame:
+            return 1
+        return int(torch.randint(2, self.history + 1, (), generator=generator))
 
     def _draw(self, frames: int, count: int, generator: torch.Generator) -> NDArray[np.int64]:
         starts = self.starts[frames]
@@ -207,6 +220,21 @@ def fitted_world_model(
     model.encoder.load_state_dict(autoencoder.encoder.state_dict())
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
     model.processor.fit(now.slots, later.slots, now.proprio, blocks, POSITION_DIM, config.roles["block"])
+    return model
+
+
+def continued_world_model(init: Checkpoint, autoencoder: SlotAutoencoder, predictor: PredictorConfig) -> WorldModel:
+    """The world model of ``init``, to train on.
+
+    Raises:
+        ValueError: its encoder is not the one that the slots come from, or its predictor has another architecture.
+    """
+    model = init.model
+    if model.config.predictor != predictor:
+        raise ValueError(f"init has the predictor {model.config.predictor}, asked for is {predictor}; set the same")
+    own, other = model.encoder.state_dict(), autoencoder.encoder.state_dict()
+    if own.keys() != other.keys() or not all(torch.equal(own[name], other[name]) for name in own):
+        raise ValueError("init has another encoder than the slots; extract slots with encoder=<the same checkpoint>")
     return model
 
 

@@ -17,7 +17,7 @@ from envs.pusht.render import PushTRenderer, Style
 from envs.pusht.sampling import clear_of_block, sample_goal, sample_start
 from envs.pusht.success import SuccessCounter, angle_error
 from envs.pusht.success import success_rule as find_rule
-from envs.pusht.window import Window
+from envs.window import Window
 
 TASKS = ("coverage", "goal_state")
 COVERAGE_THRESHOLD = 0.95
@@ -254,7 +254,7 @@ class PushTEnv(gym.Env[Any, NDArray[np.float32]]):
         if self.render_mode == "rgb_array":
             return frame
         if self._window is None:
-            self._window = Window(self._view.width, self._view.height, self.metadata["render_fps"])
+            self._window = Window(self._view.width, self._view.height, self.metadata["render_fps"], "PushT-v0")
         self._window.show(frame)
         return None
 

@@ -1,0 +1,112 @@
+"""Annotations in the official JSON format of CLEVRER, to and from simulations.
+
+The format is that of http://data.csail.mit.edu/clevrer/README.txt. Ours list every simulated frame, the hidden ones
+after the visible 128 included, and write orientations as rotations about x, y and z in rad. Frame 0 is exact, so that
+an annotation is enough to run its scene again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from envs.clevrer.physics import Collision, Trajectory
+from envs.clevrer.scene import Scene, SceneObject
+
+Annotation = dict[str, Any]
+STATE = ("location", "orientation", "velocity", "angular_velocity")
+
+
+def annotate(trajectory: Trajectory, scene_index: int = 0) -> Annotation:
+    """The annotation of a simulation, made of what JSON knows. An object that was removed counts as not visible."""
+    columns = {name: getattr(trajectory, name).tolist() for name in STATE}
+    inside = trajectory.inside.tolist()
+    return {
+        "scene_index": scene_index,
+        "video_filename": f"video_{scene_index:05d}.mp4",
+        "object_property": [
+            {"object_id": item.id, "color": item.colour, "material": item.material, "shape": item.shape}
+            for item in trajectory.objects
+        ],
+        "motion_trajectory": [
+            {
+                "frame_id": frame,
+                "objects": [
+                    {
+                        "object_id": id,
+                        **{name: columns[name][frame][index] for name in STATE},
+                        "inside_camera_view": inside[frame][index],
+                    }
+                    for index, id in enumerate(trajectory.ids)
+                ],
+            }
+            for frame in range(len(inside))
+        ],
+        "collision": [
+            {"object_ids": list(collision.ids), "frame_id": collision.frame, "location": list(collision.location)}
+            for collision in trajectory.collisions
+        ],
+    }
+
+
+def read_trajectory(annotation: Mapping[str, Any]) -> Trajectory:
+    """The trajectory that an annotation describes, ours or a released one.
+
+    Raises:
+        ValueError: if something is missing or wrong; the message names the scene.
+    """
+    try:
+        return _read(annotation)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        scene = annotation.get("scene_index") if isinstance(annotation, Mapping) else None
+        raise ValueError(f"broken annotation of scene {scene}: {type(error).__name__}: {error}") from error
+
+
+def read_scene(annotation: Mapping[str, Any]) -> Scene:
+    """The scene that starts like frame 0 of an annotation; raises ValueError as ``read_trajectory`` and ``Scene``."""
+    return Scene(read_trajectory(annotation).objects)
+
+
+def _read(annotation: Mapping[str, Any]) -> Trajectory:
+    ids = [int(given["object_id"]) for given in annotation["object_property"]]
+    frames = [{entry["object_id"]: entry for entry in frame["objects"]} for frame in annotation["motion_trajectory"]]
+    states = {
+        name: np.array([[_vector(name, frame[id][name]) for id in ids] for frame in frames], dtype=np.float64)
+        for name in STATE
+    }
+    inside = np.array([[frame[id]["inside_camera_view"] for id in ids] for frame in frames], dtype=bool)
+    first = {name: values[0] for name, values in states.items()}
+    objects = tuple(
+        SceneObject(
+            id,
+            given["shape"],
+            given["color"],
+            given["material"],
+            position=(first["location"][index, 0], first["location"][index, 1]),
+            velocity=(first["velocity"][index, 0], first["velocity"][index, 1]),
+            angle=first["orientation"][index, 2],
+        )
+        for index, (id, given) in enumerate(zip(ids, annotation["object_property"], strict=True))
+    )
+    collisions = (
+        Collision((min(given["object_ids"]), max(given["object_ids"])), given["frame_id"], tuple(given["location"]))
+        for given in annotation["collision"]
+    )
+    return Trajectory(
+        objects,
+        **states,
+        inside=inside,
+        present=np.ones_like(inside),
+        collisions=tuple(sorted(collisions, key=lambda collision: collision.frame)),
+    )
+
+
+def _vector(name: str, given: Sequence[float]) -> Sequence[float]:
+    """Three numbers; of a quaternion x, y, z, w, the turn about the vertical."""
+    if name != "orientation" or len(given) != 4:
+        return given
+    x, y, z, w = given
+    return (0.0, 0.0, math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))

@@ -1,0 +1,289 @@
+"""How much of a CLEVRER-style data set can be answered without looking at the videos.
+
+    python -m envs.clevrer.audit DATASET
+
+prints how answers are distributed, and what two models reach that read nothing but the questions: the most frequent
+answer of each template, and a linear classifier of words, pairs of words, and words that a question and its choice
+share. Both are fitted on the training questions and scored on the validation questions. Beside them stand the numbers
+of CLEVRER's own text-only model, an LSTM (arXiv 1910.01442, tables 2 and 3, test split).
+
+DATASET is a folder with ``questions/train.json`` and ``questions/validation.json``, or with these files in it; the
+released files, where the latter may be called ``val.json``, are read as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.clevrer.questions.files import TYPES, Json, read_questions
+from envs.clevrer.questions.templates import template
+from envs.clevrer.questions.vocabulary import ATTRIBUTES, tokenize
+
+# Of CLEVRER's LSTM.
+PUBLISHED = {
+    ("descriptive", "question"): 0.347,
+    ("explanatory", "question"): 0.136,
+    ("explanatory", "choice"): 0.597,
+    ("predictive", "question"): 0.232,
+    ("predictive", "choice"): 0.506,
+    ("counterfactual", "question"): 0.031,
+    ("counterfactual", "choice"): 0.538,
+}
+DETAILS = frozenset(value for values in ATTRIBUTES.values() for value in values)
+SHOWN_PROBLEMS = 10
+EPOCHS = 20
+BATCH = 64
+STEP = 0.05
+DECAYS = (1e-4, 1e-3, 1e-2)  # of the classifier's weights; chosen on a tenth of the training scenes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to answer from text alone: a descriptive question, or a choice of another question.
+
+    Attributes:
+        question: number of the question, the same for all its choices.
+        scene: scene index.
+        template: the text with every description replaced by "object".
+        features: words and pairs of words.
+        answer: a descriptive answer, or "correct" or "wrong".
+    """
+
+    question: int
+    scene: int
+    template: str
+    features: frozenset[str]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What text-only models get right of one question type, as shares.
+
+    Attributes:
+        type: question type.
+        unit: "question", where all choices of a question must be right, or "choice".
+        number: of units scored.
+        majority, words: of the two models.
+        published: of CLEVRER's LSTM on CLEVRER.
+        coin: expected of a coin's toss for each choice; None for descriptive questions.
+    """
+
+    type: str
+    unit: str
+    number: int
+    majority: float
+    words: float
+    published: float
+    coin: float | None
+
+
+def items_of(scenes: Iterable[Json], type: str) -> list[Item]:
+    """All items of a question type."""
+    items = []
+    number = 0
+    for scene in scenes:
+        for question in scene["questions"]:
+            if question["question_type"] != type:
+                continue
+            for choice in question.get("choices", [None]):
+                items.append(_item(number, scene["scene_index"], question, choice))
+            number += 1
+    return items
+
+
+def _item(number: int, scene: int, question: Json, choice: Json | None) -> Item:
+    text = question["question"]
+    features = _ngrams("question", text)
+    form = template(text)
+    if choice is not None:
+        common = set(tokenize(text)) & set(tokenize(choice["choice"])) & DETAILS
+        # What a choice means depends on "not" in its question and on what it is a choice about.
+        form = f"{form} / {template(choice['choice'])}"
+        features |= _ngrams("choice", choice["choice"])
+        features |= {f"common {word}" for word in common}
+        features |= {f"{len(common)} common, {form}"}
+    return Item(number, scene, form, frozenset(features | {form}), (choice or question)["answer"])
+
+
+def _ngrams(prefix: str, text: str) -> set[str]:
+    words = tokenize(text)
+    return {f"{prefix} {' '.join(words[i : i + n])}" for n in (1, 2) for i in range(len(words) - n + 1)}
+
+
+def majority(train: Sequence[Item]) -> Callable[[Item], str]:
+    """The most frequent answer of an item's template in ``train``, or of all items where the template is new."""
+    overall = Counter(item.answer for item in train)
+    by_template: dict[str, Counter[str]] = {}
+    for item in train:
+        by_template.setdefault(item.template, Counter())[item.answer] += 1
+    return lambda item: by_template.get(item.template, overall).most_common(1)[0][0]
+
+
+class LinearClassifier:
+    """Softmax regression on sets of features, trained with AdaGrad.
+
+    Args:
+        train: what to fit; features that occur only once in it are ignored.
+        decay: of the weights.
+        seed: of the order of training.
+    """
+
+    def __init__(self, train: Sequence[Item], decay: float, seed: int = 0) -> None:
+        counts = Counter(feature for item in train for feature in item.features)
+        self.index = {feature: i for i, feature in enumerate(sorted(f for f, n in counts.items() if n > 1))}
+        self.answers = sorted({item.answer for item in train})
+        self.weights = np.zeros((len(self.index) + 1, len(self.answers)))
+        inputs = [self._indices(item) for item in train]
+        labels = np.array([self.answers.index(item.answer) for item in train])
+        squares = np.full_like(self.weights, 1e-8)
+        rng = np.random.default_rng(seed)
+        for _ in range(EPOCHS):
+            order = rng.permutation(len(inputs))
+            for batch in np.split(order, list(range(BATCH, len(order), BATCH))):
+                # Only the weights that the batch uses are touched.
+                rows = np.repeat(np.arange(len(batch)), [len(inputs[i]) for i in batch])
+                used, columns = np.unique(np.concatenate([inputs[i] for i in batch]), return_inverse=True)
+                scores = np.zeros((len(batch), len(self.answers)))
+                np.add.at(scores, rows, self.weights[used][columns])
+                error = _softmax(scores)
+                error[np.arange(len(batch)), labels[batch]] -= 1
+                gradient = decay * self.weights[used]
+                np.add.at(gradient, columns, error[rows] / len(batch))
+                squares[used] += gradient**2
+                self.weights[used] -= STEP * gradient / np.sqrt(squares[used])
+
+    def _indices(self, item: Item) -> NDArray[np.int64]:
+        known = sorted(self.index[feature] for feature in item.features if feature in self.index)
+        return np.array([*known, len(self.index)], np.int64)  # the last is the bias
+
+    def __call__(self, item: Item) -> str:
+        """The likeliest answer."""
+        return self.answers[int(self.weights[self._indices(item)].sum(axis=0).argmax())]
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def fit_classifier(train: Sequence[Item]) -> LinearClassifier:
+    """The linear classifier with the decay that does best on the last tenth of the training scenes, fitted to all."""
+    scenes = sorted({item.scene for item in train})
+    held_out = set(scenes[-max(len(scenes) // 10, 1) :])
+    inside = [item for item in train if item.scene not in held_out] or train
+    outside = [item for item in train if item.scene in held_out]
+    best = max(DECAYS, key=lambda decay: _accuracy(outside, LinearClassifier(inside, decay))["choice"])
+    return LinearClassifier(train, best)
+
+
+def _accuracy(items: Sequence[Item], model: Callable[[Item], str]) -> dict[str, float]:
+    """Shares of the questions of which all items are right, and of the items that are right."""
+    right = [model(item) == item.answer for item in items]
+    missed = {item.question for item, hit in zip(items, right, strict=True) if not hit}
+    questions = {item.question for item in items}
+    return {"question": 1 - len(missed) / len(questions), "choice": sum(right) / len(right)}
+
+
+def audit(train: Sequence[Json], validation: Sequence[Json]) -> list[Score]:
+    """The scores of each type that both splits have questions of."""
+    scores = []
+    for type in TYPES:
+        fitted, scored = items_of(train, type), items_of(validation, type)
+        if not fitted or not scored:
+            continue
+        sizes = Counter(item.question for item in scored)
+        numbers = {"question": len(sizes), "choice": len(scored)}
+        coins: dict[str, float | None] = {
+            "question": sum(0.5**size for size in sizes.values()) / len(sizes),
+            "choice": 0.5,
+        }
+        by_template, by_words = _accuracy(scored, majority(fitted)), _accuracy(scored, fit_classifier(fitted))
+        for unit in ("question",) if type == "descriptive" else ("question", "choice"):
+            coin = None if type == "descriptive" else coins[unit]
+            published = PUBLISHED[type, unit]
+            scores.append(Score(type, unit, numbers[unit], by_template[unit], by_words[unit], published, coin))
+    return scores
+
+
+def distributions(scenes: Sequence[Json]) -> dict[str, dict[str, int]]:
+    """How often each answer is given: by descriptive subtype, and of the choices of the other types."""
+    counts: dict[str, Counter[str]] = {}
+    for scene in scenes:
+        for question in scene["questions"]:
+            name = question.get("question_subtype", question["question_type"])
+            answers = counts.setdefault(name, Counter())
+            answers.update(choice["answer"] for choice in question.get("choices", [question]))
+    return {name: dict(sorted(answers.items())) for name, answers in sorted(counts.items())}
+
+
+def find(dataset: Path, split: str) -> Path:
+    """The question file of a split; raises FileNotFoundError naming where it was looked for."""
+    names = [split, *(["val"] if split == "validation" else [])]
+    paths = [folder / f"{name}.json" for name in names for folder in (dataset / "questions", dataset)]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no question file of the {split} split; looked for {', '.join(map(str, paths))}")
+
+
+def report(train: Sequence[Json], validation: Sequence[Json], scores: Sequence[Score]) -> str:
+    """The audit as text."""
+    questions = sum(len(scene["questions"]) for scene in (*train, *validation))
+    lines = [f"{len(train)} training and {len(validation)} validation scenes, {questions} questions", "", "answers"]
+    for name, answers in distributions([*train, *validation]).items():
+        lines.append(f"  {name:15}" + "  ".join(f"{answer} {count}" for answer, count in answers.items()))
+    lines += [
+        "",
+        "percent right without the video (95 % interval); CLEVRER is its LSTM on its test split, coin a toss for each",
+        f"  {'':28}{'number':>8}  {'template':>8}  {'words':>14}  {'CLEVRER':>7}  {'coin':>5}",
+    ]
+    for score in scores:
+        spread = 1.96 * sqrt(score.words * (1 - score.words) / score.number)
+        coin = "-" if score.coin is None else f"{100 * score.coin:.1f}"
+        lines.append(
+            f"  {f'{score.type}, per {score.unit}':28}{score.number:8}  {100 * score.majority:8.1f}"
+            f"  {100 * score.words:6.1f} +- {100 * spread:4.1f}  {100 * score.published:7.1f}  {coin:>5}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m envs.clevrer.audit", description="Audit CLEVRER-style questions.")
+    parser.add_argument("dataset", type=Path, help="folder with questions/train.json and questions/validation.json")
+    parser.add_argument("--json", type=Path, help="write scores and distributions to this file as well")
+    options = parser.parse_args(arguments)
+    splits = {}
+    for split in ("train", "validation"):
+        try:
+            file = read_questions(find(options.dataset, split))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        for problem in file.problems[:SHOWN_PROBLEMS]:
+            print(problem, file=sys.stderr)
+        if len(file.problems) > SHOWN_PROBLEMS:
+            print(f"... and {len(file.problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
+        splits[split] = file.scenes
+    scores = audit(**splits)
+    print(report(**splits, scores=scores))
+    if options.json:
+        result: dict[str, Any] = {split: distributions(scenes) for split, scenes in splits.items()}
+        result["scores"] = [asdict(score) for score in scores]
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
