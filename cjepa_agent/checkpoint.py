@@ -24,10 +24,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cjepa_agent.files import atomic, plain, read_json
+from cjepa_agent.files import plain, read_json
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from envs.files import atomic
 from planners import ActionPrior
 
 BUNDLED = ("pusht", "pusht-unmasked")  # the first is the default

@@ -4,7 +4,8 @@ One array per column, all episodes one after another along the first axis; ``ep_
 where each episode lies. Row ``t`` holds what was seen at ``t`` and the action taken from there. Columns of
 Push-T: ``pixels`` uint8 (H, W, 3), ``action`` float32 (2,), ``proprio`` float32 (4,) = agent x, y px, vx, vy
 px/s, ``state`` float64 (7,). Files of ours also carry ``split`` (0 train, 1 validation, 2 test), constant in
-each episode but one entry per row, since stable-worldmodel cuts every column like that.
+each episode but one entry per row, since stable-worldmodel cuts every column like that. The columns of CLEVRER scenes
+are listed in ``collecting.clevrer``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cjepa_agent.files import atomic
+from envs.files import atomic
 
 # Registers further compression filters with h5py; files of stable-worldmodel may use one.
 with contextlib.suppress(ImportError):
@@ -55,7 +56,8 @@ def write_episodes(
 ) -> None:
     """Write episodes (dicts of equally long columns) to ``path``; the file appears only when it is complete.
 
-    One episode at a time is in memory. With fewer than three episodes the file has no split.
+    One episode at a time is in memory. Without a column ``split`` of theirs, ``split_episodes`` makes it; with fewer
+    than three episodes the file has none then.
 
     Raises:
         ValueError: no episodes, an empty one, or columns that do not fit together.
@@ -71,7 +73,7 @@ def write_episodes(
                 raise ValueError(f"no episodes to write to {path}")
             file["ep_len"] = np.array(lengths, dtype=np.int32)
             file["ep_offset"] = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
-            if len(lengths) >= 3:
+            if "split" not in file and len(lengths) >= 3:
                 file["split"] = np.repeat(split_episodes(len(lengths)), lengths)
             file.attrs.update(attrs or {})
 

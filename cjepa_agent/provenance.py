@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 DISTRIBUTION = "cjepa-agent"
 PACKAGES = (DISTRIBUTION, "torch", "numpy", "gymnasium", "pymunk", "pygame", "stable-baselines3", "huggingface_hub")
 
@@ -42,6 +40,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def provenance() -> dict[str, Any]:
     """Versions, commit and machine (processor, cores, threads), without names of hosts, users or folders."""
+    import torch  # takes seconds, which those who only want a version need not wait
+
     versions = {name: package_version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), **versions},

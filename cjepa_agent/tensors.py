@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cjepa_agent.files import atomic
+from envs.files import atomic
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

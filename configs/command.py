@@ -1,16 +1,18 @@
 """Turns a dataclass and a function into a command: Hydra overrides in, a validated configuration out.
 
 Defaults live in the dataclasses alone. Each dataclass is offered to Hydra as the ``default`` option of its group;
-YAML files in the group's folder are named presets that change some of its values.
+YAML files in the group's folder are named presets that change some of its values. A command may also have a key that
+chooses between dataclasses, and with it which other keys there are (``Variants``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import dacite
 import hydra
@@ -21,12 +23,25 @@ from omegaconf import DictConfig, OmegaConf
 T = TypeVar("T")
 
 
-def command(name: str, schema: type[T], function: Callable[[T], None]) -> Callable[[], None]:
+@dataclass(frozen=True)
+class Variants(Generic[T]):
+    """Dataclasses between which one key of a command chooses.
+
+    Attributes:
+        key: whose value is one of the names.
+        schemas: dataclasses without groups, by name; the first is the default.
+    """
+
+    key: str
+    schemas: Mapping[str, type[T]]
+
+
+def command(name: str, schema: type[T] | Variants[T], function: Callable[[T], None]) -> Callable[[], None]:
     """The command-line entry of ``python -m cjepa_agent.<name>``.
 
     Args:
         name: the command's name.
-        schema: top-level dataclass; its dataclass fields become configuration groups.
+        schema: top-level dataclass, whose dataclass fields become configuration groups; or several to choose from.
         function: called with the validated configuration.
 
     Returns:
@@ -53,10 +68,17 @@ def command(name: str, schema: type[T], function: Callable[[T], None]) -> Callab
     return main
 
 
-def register(name: str, schema: type[Any]) -> None:
+def register(name: str, schema: type[Any] | Variants[Any]) -> None:
     """Offer ``schema`` and its groups to Hydra."""
     store = ConfigStore.instance()
     defaults: list[Any] = []
+    if isinstance(schema, Variants):
+        for variant, variant_schema in schema.schemas.items():
+            node = {schema.key: variant, **_plain(variant_schema())}
+            store.store(group=schema.key, name=variant, node=node, package="_global_")
+        defaults = [{schema.key: next(iter(schema.schemas))}, "_self_"]
+        store.store(name=f"{name}_command", node={"defaults": defaults})
+        return
     scalars = {}
     for field, value in _fields(schema):
         if dataclasses.is_dataclass(value):
@@ -86,24 +108,35 @@ def _plain_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def build(schema: type[T], config: DictConfig) -> T:
-    """The dataclass ``schema`` filled from a composed configuration.
+def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
+    """The dataclass ``schema``, or the chosen one, filled from a composed configuration.
 
     Raises:
         ValueError: unknown or missing keys, values of the wrong type or out of range.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
+    if isinstance(schema, Variants):
+        schema = schema.schemas[values.pop(schema.key)]
     try:
         return dacite.from_dict(schema, values, dacite.Config(strict=True, cast=[float, Path, tuple]))
     except dacite.DaciteError as error:
         raise ValueError(f"configuration: {error}") from error
 
 
-def help_text(name: str, schema: type[Any]) -> str:
+def help_text(name: str, schema: type[Any] | Variants[Any]) -> str:
     """What the command does and every key with its default and meaning, from the dataclasses' docstrings."""
-    lines = [f"python -m cjepa_agent.{name} [key=value ...]", "", parse(schema.__doc__ or "").description or "", ""]
-    lines += _help_rows(schema, "")
+    lines = [f"python -m cjepa_agent.{name} [key=value ...]"]
+    if isinstance(schema, Variants):
+        for variant, variant_schema in schema.schemas.items():
+            default = " (default)" if variant == next(iter(schema.schemas)) else ""
+            lines += ["", f"{schema.key}={variant}{default}", *_help_of(variant_schema)]
+    else:
+        lines += _help_of(schema)
     return "\n".join(lines)
+
+
+def _help_of(schema: type[Any]) -> list[str]:
+    return ["", parse(schema.__doc__ or "").description or "", "", *_help_rows(schema, "")]
 
 
 def _help_rows(schema: type[Any], prefix: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from envs.clevrer.audit import audit, distributions, find, main
+from envs.clevrer.audit import audit, distributions, main
+from envs.clevrer.dataset import question_file
 from envs.clevrer.questions import Candidate, Option, read_questions, scene_entry, write_questions
 
 Json = dict[str, Any]
@@ -209,7 +210,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
-    assert "no question file of the train split" in capsys.readouterr().err
+    assert "no train questions: expected" in capsys.readouterr().err
     (tmp_path / "questions").mkdir()
     (tmp_path / "questions" / "val.json").write_text("[]")
-    assert find(tmp_path, "validation") == tmp_path / "questions" / "val.json"
+    assert question_file(tmp_path, "validation") == tmp_path / "questions" / "val.json"

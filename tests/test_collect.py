@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from cjepa_agent import collect as module
 from cjepa_agent.behaviour import RandomBehaviour, SavedBehaviour, ScriptedBehaviour, detect_algorithm
-from cjepa_agent.collect import CollectConfig, Collector, collect, collect_shards, shard_path
+from cjepa_agent.collecting import collection as module
+from cjepa_agent.collecting.collection import collect, collect_shards
+from cjepa_agent.collecting.pusht import Collector, PushTCollection
 from cjepa_agent.data import EpisodeFile
 from envs.pusht import PushTEnv
 
@@ -24,10 +25,10 @@ EPISODES, STEPS, SIZE = 120, 2, 16  # three parts, the last one shorter
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> CollectConfig:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> PushTCollection:
     """Settings of a file that has been collected by one worker."""
     out = tmp_path_factory.mktemp("reference") / "pusht.h5"
-    config = CollectConfig(out, episodes=EPISODES, steps=STEPS, image_size=SIZE, workers=1)
+    config = PushTCollection(out, episodes=EPISODES, steps=STEPS, image_size=SIZE, workers=1)
     collect(config)
     return config
 
@@ -44,7 +45,7 @@ def save(folder: Path, algorithm: type[BaseAlgorithm], policy: str, env: gym.Env
     return folder / "policy.zip"
 
 
-def test_layout_and_recipe(reference: CollectConfig) -> None:
+def test_layout_and_recipe(reference: PushTCollection) -> None:
     data = EpisodeFile(reference.out)
     rows = EPISODES * STEPS
     assert data.columns["pixels"] == (rows, SIZE, SIZE, 3)
@@ -63,20 +64,20 @@ def test_layout_and_recipe(reference: CollectConfig) -> None:
     assert sorted(p.name for p in reference.out.parent.iterdir()) == ["pusht.h5"]
 
 
-def test_the_number_of_workers_changes_nothing(reference: CollectConfig, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_nothing(reference: PushTCollection, tmp_path: Path) -> None:
     config = replace(reference, out=tmp_path / "pusht.h5", workers=3)
     collect(config)
     assert same_columns(config.out, reference.out)
 
 
 def test_a_killed_run_is_continued(
-    reference: CollectConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    reference: PushTCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(reference, out=tmp_path / "pusht.h5")
     collect_shards(config, config.recipe())
-    kept = shard_path(config, 1)
+    kept = config.shard_path(1)
     stamp = kept.stat().st_mtime_ns
-    shard_path(config, 0).unlink()
+    config.shard_path(0).unlink()
     (config.parts / ".00000.h5.partial").write_bytes(b"half a part")
     (tmp_path / ".pusht.h5.partial").write_bytes(b"half a file")
     monkeypatch.setattr(module.shutil, "rmtree", lambda path, **_: None)
@@ -89,7 +90,7 @@ def test_a_killed_run_is_continued(
     assert not config.parts.exists()
 
 
-def test_another_recipe_overwrites_nothing(reference: CollectConfig, tmp_path: Path) -> None:
+def test_another_recipe_overwrites_nothing(reference: PushTCollection, tmp_path: Path) -> None:
     before = reference.out.read_bytes()
     with pytest.raises(FileExistsError, match=r"seed: 0, not 1\) and stays as it is; choose another out="):
         collect(replace(reference, seed=1))
@@ -101,14 +102,14 @@ def test_another_recipe_overwrites_nothing(reference: CollectConfig, tmp_path: P
     recipe = {**config.recipe(), "versions": "others"}
     with pytest.raises(FileExistsError, match="versions: .*, not others"):
         collect_shards(config, recipe)
-    assert shard_path(config, 0).exists()
+    assert config.shard_path(0).exists()
     assert not config.out.exists()
 
 
 def test_a_file_that_holds_no_episodes_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.h5").write_text("mine")
     with pytest.raises(ValueError, match="not a readable HDF5 file"):
-        collect(CollectConfig(tmp_path / "notes.h5"))
+        collect(PushTCollection(tmp_path / "notes.h5"))
     assert (tmp_path / "notes.h5").read_text() == "mine"
 
 
@@ -187,7 +188,7 @@ def test_policy_files(tmp_path: Path, algorithm: type[BaseAlgorithm], obs_type: 
 
 def test_a_policy_file_in_worker_processes(tmp_path: Path) -> None:
     path = save(tmp_path, PPO, "MlpPolicy", PushTEnv("state"))
-    config = CollectConfig(tmp_path / "a.h5", episodes=3, steps=2, image_size=SIZE, workers=1, policy=str(path))
+    config = PushTCollection(tmp_path / "a.h5", episodes=3, steps=2, image_size=SIZE, workers=1, policy=str(path))
     collect(config)
     attrs = EpisodeFile(config.out).attrs
     assert attrs["policy"] == "policy.zip"
@@ -201,7 +202,7 @@ def test_a_policy_file_in_worker_processes(tmp_path: Path) -> None:
 
 def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="takes scripted, random or a file"):
-        collect(CollectConfig(tmp_path / "a.h5", policy="expert"))
+        collect(PushTCollection(tmp_path / "a.h5", policy="expert"))
     (tmp_path / "notes.zip").write_text("mine")
     with pytest.raises(ValueError, match="not a policy file"):
         SavedBehaviour(tmp_path / "notes.zip")
@@ -221,12 +222,12 @@ def test_policy_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 )
 def test_numbers_out_of_range_are_refused(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least"):
-        CollectConfig(**{name: value})  # type: ignore[arg-type]
+        PushTCollection(**{name: value})  # type: ignore[arg-type]
 
 
 def test_unknown_algorithms_are_refused() -> None:
     with pytest.raises(ValueError, match="algorithm must be one of"):
-        CollectConfig(algorithm="DQN")
+        PushTCollection(algorithm="DQN")
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``gym.make("PushT-v0")`` without an import of ours, in interpreters of their own."""
+"""``gym.make("PushT-v0")`` and ``CLEVRER-v0`` without an import of ours, in interpreters of their own."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+IDS = ("PushT-v0", "CLEVRER-v0")
 MAKE = 'import gymnasium; env = gymnasium.make("PushT-v0"); env.reset(seed=0)'
 EARLY = "import sys; loaded = [m for m in ('gymnasium', 'numpy', 'pymunk', 'torch') if m in sys.modules]; "
 
@@ -19,9 +20,11 @@ def python(code: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_bare_interpreter_of_an_installation(installation: None, tmp_path: Path) -> None:
-    code = f"{EARLY}assert not loaded, loaded; assert 'envs' not in sys.modules; {MAKE}; print(env.spec.id)"
-    assert python(code, "-I", cwd=tmp_path).strip() == "PushT-v0"
+@pytest.mark.parametrize("id", IDS)
+def test_bare_interpreter_of_an_installation(installation: None, tmp_path: Path, id: str) -> None:
+    make = MAKE.replace("PushT-v0", id)
+    code = f"{EARLY}assert not loaded, loaded; assert 'envs' not in sys.modules; {make}; print(env.spec.id)"
+    assert python(code, "-I", cwd=tmp_path).strip() == id
 
 
 def hooked(tmp_path: Path, code: str) -> str:
@@ -69,7 +72,7 @@ def test_a_project_with_its_own_envs_package_keeps_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["import envs; import gymnasium", "import gymnasium; import envs"])
 def test_importing_envs_registers(first: str) -> None:
-    code = f"{first}; print('PushT-v0' in gymnasium.registry)"
+    code = f"{first}; print(all(id in gymnasium.registry for id in {IDS}))"
     assert python(code, cwd=ROOT).strip() == "True"
 
 

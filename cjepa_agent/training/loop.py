@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cjepa_agent.files import atomic
+from envs.files import atomic
 
 
 @dataclass(frozen=True)

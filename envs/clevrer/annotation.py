@@ -8,10 +8,11 @@ an annotation is enough to run its scene again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.clevrer.physics import Collision, Trajectory
 from envs.clevrer.scene import Scene, SceneObject
@@ -78,22 +79,42 @@ def _read(annotation: Mapping[str, Any]) -> Trajectory:
         for name in STATE
     }
     inside = np.array([[frame[id]["inside_camera_view"] for id in ids] for frame in frames], dtype=bool)
+    collisions = (
+        Collision((min(given["object_ids"]), max(given["object_ids"])), given["frame_id"], tuple(given["location"]))
+        for given in annotation["collision"]
+    )
+    names = [(given["shape"], given["color"], given["material"]) for given in annotation["object_property"]]
+    return trajectory_of(ids, names, states, inside, collisions)
+
+
+def trajectory_of(
+    ids: Sequence[int],
+    names: Sequence[Sequence[str]],
+    states: Mapping[str, NDArray[np.float64]],
+    inside: NDArray[np.bool_],
+    collisions: Iterable[Collision],
+) -> Trajectory:
+    """A trajectory of objects that are there all the time, put together from what files hold.
+
+    Args:
+        ids: of the N objects.
+        names: shape, colour and material of each.
+        states: the arrays (T, N, 3) named in ``STATE``.
+        inside: (T, N).
+        collisions: in any order.
+    """
     first = {name: values[0] for name, values in states.items()}
     objects = tuple(
         SceneObject(
             id,
-            given["shape"],
-            given["color"],
-            given["material"],
-            position=(first["location"][index, 0], first["location"][index, 1]),
-            velocity=(first["velocity"][index, 0], first["velocity"][index, 1]),
+            shape,
+            colour,
+            material,
+            position=tuple(first["location"][index, :2]),
+            velocity=tuple(first["velocity"][index, :2]),
             angle=first["orientation"][index, 2],
         )
-        for index, (id, given) in enumerate(zip(ids, annotation["object_property"], strict=True))
-    )
-    collisions = (
-        Collision((min(given["object_ids"]), max(given["object_ids"])), given["frame_id"], tuple(given["location"]))
-        for given in annotation["collision"]
+        for index, (id, (shape, colour, material)) in enumerate(zip(ids, names, strict=True))
     )
     return Trajectory(
         objects,

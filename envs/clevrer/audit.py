@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.clevrer.dataset import question_file
 from envs.clevrer.questions.files import TYPES, Json, read_questions
 from envs.clevrer.questions.templates import template
 from envs.clevrer.questions.vocabulary import ATTRIBUTES, tokenize
@@ -229,16 +230,6 @@ def distributions(scenes: Sequence[Json]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(answers.items())) for name, answers in sorted(counts.items())}
 
 
-def find(dataset: Path, split: str) -> Path:
-    """The question file of a split; raises FileNotFoundError naming where it was looked for."""
-    names = [split, *(["val"] if split == "validation" else [])]
-    paths = [folder / f"{name}.json" for name in names for folder in (dataset / "questions", dataset)]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"no question file of the {split} split; looked for {', '.join(map(str, paths))}")
-
-
 def report(train: Sequence[Json], validation: Sequence[Json], scores: Sequence[Score]) -> str:
     """The audit as text."""
     questions = sum(len(scene["questions"]) for scene in (*train, *validation))
@@ -269,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = {}
     for split in ("train", "validation"):
         try:
-            file = read_questions(find(options.dataset, split))
+            file = read_questions(question_file(options.dataset, split))
         except (OSError, ValueError) as error:
             parser.error(str(error))
         for problem in file.problems[:SHOWN_PROBLEMS]:

@@ -7,7 +7,6 @@ released files are read as they are: what is not as it should be is reported and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from envs.clevrer.questions.generate import Candidate
 from envs.clevrer.questions.vocabulary import ANSWERS_OF
+from envs.files import atomic
 
 SPLITS = ("train", "validation", "test")
 TYPES = ("descriptive", "explanatory", "predictive", "counterfactual")
@@ -81,10 +81,8 @@ def _without_answers(entry: Json) -> Json:
 
 
 def _write(path: Path, scenes: Sequence[Json]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(scenes))
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(scenes))
 
 
 def read_questions(path: Path, answers: bool = True) -> QuestionFile:
