@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Generator, Tensor
 
 from cjepa_agent.latent import Latent
@@ -107,9 +108,14 @@ class PlannerSettings:
         action_block: environment actions per block; must be the checkpoint's.
         envs_per_call: environments per call of the world model. With 1 an environment's plan on the CPU is the
             same to the last bit alone and in any batch; more are faster on a GPU.
+        candidates_per_call: most candidates of each environment per call of the world model, which bounds memory;
+            null for all.
+        precision: of the world model's matrix products: ``float32``, or ``bfloat16``, which is faster and less exact.
+        compile: ``off``; ``kernels`` has torch.compile fuse the world model's kernels, which takes minutes once for
+            every new shape; ``graphs`` also replays them as one CUDA graph, which needs a GPU.
 
     Raises:
-        ValueError: a method is unknown.
+        ValueError: a method, precision or way to compile is unknown.
     """
 
     method: str = "cem"
@@ -123,11 +129,17 @@ class PlannerSettings:
     context: int = 1
     action_block: int = 5
     envs_per_call: int = 1
+    candidates_per_call: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["off", "kernels", "graphs"] = "off"
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.methods) - set(METHODS))
         if unknown:
             raise ValueError(f"planner.method is {self.method!r}; expected {list(METHODS)}, or several joined by +")
+        for name, known in (("precision", ("float32", "bfloat16")), ("compile", ("off", "kernels", "graphs"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"planner.{name} is {getattr(self, name)!r}; expected one of {list(known)}")
 
     @property
     def methods(self) -> list[str]:
@@ -195,7 +207,7 @@ class LatentPlanner:
         objective: what a plan is judged by.
 
     Raises:
-        ValueError: settings, prior or objective do not fit the model.
+        ValueError: settings, prior or objective do not fit the model or its device.
     """
 
     def __init__(
@@ -205,12 +217,29 @@ class LatentPlanner:
         self.model, self.settings = model, settings
         self.objective = objective.build(model.config)
         self.prior = settings.search_prior(prior)
-        cost: CostFunction[PlanStart, Latent] = in_chunks(self._cost, settings.envs_per_call)
+        cost = in_chunks(self._compiled_cost(), settings.envs_per_call, settings.candidates_per_call)
         self._search = settings.search(cost, self.prior)
 
-    def _cost(self, start: PlanStart, goal: Latent, actions: Tensor) -> Tensor:
-        path = self.model.rollout(start.history, start.taken, actions)
+    def cost(self, start: PlanStart, goal: Latent, actions: Tensor) -> Tensor:
+        """Costs (B, N) of candidate actions (B, N, H, A), environment units, in one call of the world model."""
+        reduced = self.settings.precision == "bfloat16"
+        with torch.autocast(actions.device.type, torch.bfloat16, enabled=reduced):
+            path = self.model.rollout(start.history, start.taken, actions)
         return self.objective(path.slots, path.proprio, goal.slots, goal.proprio)
+
+    def _compiled_cost(self) -> CostFunction[PlanStart, Latent]:
+        if self.settings.compile == "off":
+            return self.cost
+        if self.settings.compile == "kernels":
+            return torch.compile(self.cost)
+        if self.prior.device.type != "cuda":
+            raise ValueError(
+                f"planner.compile=graphs needs a CUDA device, but the planner is on {self.prior.device}; "
+                f"use planner.compile=kernels or off"
+            )
+        graph = torch.compile(self.cost, mode="reduce-overhead")
+        # A copy, since the next replay writes its answer to the same memory.
+        return lambda start, goal, actions: graph(start, goal, actions).clone()
 
     def plan(self, start: PlanStart, goal: Latent, horizon: int, seeds: list[int], warm_start: Tensor) -> PlanResult:
         """Plan for B environments.

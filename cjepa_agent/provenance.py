@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ def git_commit() -> str | None:
         return _git(here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def settings_record(config: Any) -> dict[str, Any]:
+    """All settings of a command as they are written beside results; absolute paths are cut to their last part."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in asdict(config).items()
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str:

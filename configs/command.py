@@ -36,13 +36,16 @@ class Variants(Generic[T]):
     schemas: Mapping[str, type[T]]
 
 
-def command(name: str, schema: type[T] | Variants[T], function: Callable[[T], None]) -> Callable[[], None]:
-    """The command-line entry of ``python -m cjepa_agent.<name>``.
+def command(
+    name: str, schema: type[T] | Variants[T], function: Callable[[T], None], package: str = "cjepa_agent"
+) -> Callable[[], None]:
+    """The command-line entry of ``python -m <package>.<name>``.
 
     Args:
         name: the command's name.
         schema: top-level dataclass, whose dataclass fields become configuration groups; or several to choose from.
         function: called with the validated configuration.
+        package: where the command's module lies.
 
     Returns:
         A function without arguments for ``if __name__ == "__main__"``. User errors (ValueError, missing files)
@@ -60,7 +63,7 @@ def command(name: str, schema: type[T] | Variants[T], function: Callable[[T], No
 
     def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            sys.stdout.write(help_text(name, schema) + "\n")
+            sys.stdout.write(help_text(f"{package}.{name}", schema) + "\n")
             return
         sys.argv.extend(["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"])
         compose()
@@ -123,9 +126,9 @@ def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
         raise ValueError(f"configuration: {error}") from error
 
 
-def help_text(name: str, schema: type[Any] | Variants[Any]) -> str:
-    """What the command does and every key with its default and meaning, from the dataclasses' docstrings."""
-    lines = [f"python -m cjepa_agent.{name} [key=value ...]"]
+def help_text(module: str, schema: type[Any] | Variants[Any]) -> str:
+    """What a command does and every key with its default and meaning, from the dataclasses' docstrings."""
+    lines = [f"python -m {module} [key=value ...]"]
     if isinstance(schema, Variants):
         for variant, variant_schema in schema.schemas.items():
             default = " (default)" if variant == next(iter(schema.schemas)) else ""

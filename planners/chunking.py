@@ -1,10 +1,10 @@
-"""A fixed number of environments per call of the cost function."""
+"""A bounded number of environments and candidates per call of the cost function."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,32 +14,63 @@ from planners.protocol import CostFunction, Goal, Z
 Tree = TypeVar("Tree")
 
 
-def in_chunks(cost: CostFunction[Z, Goal], envs_per_call: int = 1) -> CostFunction[Z, Goal]:
-    """The same cost function, called for ``envs_per_call`` environments at a time.
+def in_chunks(
+    cost: CostFunction[Z, Goal], envs_per_call: int = 1, candidates_per_call: int | None = None
+) -> CostFunction[Z, Goal]:
+    """The same cost function, called for a part of the environments and of their candidates at a time.
 
     A matrix product may round differently for another batch shape. With one environment per call the shapes never
     depend on the batch, so on the CPU an environment's costs, and with them its plan, are the same to the last
-    bit alone and in any batch. More environments per call bound memory without that promise.
+    bit alone and in any batch, for each ``candidates_per_call``. More environments per call bound memory without that
+    promise.
 
-    ``z0`` and ``goal`` must be what ``take_environments`` understands.
+    Where a GPU's memory does not suffice for a call, it is repeated in halves, and all later ones are as small.
+
+    Args:
+        cost: the cost function; ``z0`` and ``goal`` must be what ``take_environments`` understands.
+        envs_per_call: most environments per call.
+        candidates_per_call: most candidates of each environment per call; None for all of them.
 
     Raises:
-        ValueError: ``envs_per_call`` below 1.
+        ValueError: a number per call is below 1.
     """
     if envs_per_call < 1:
         raise ValueError(f"envs_per_call is {envs_per_call}; expected at least 1 environment")
+    if candidates_per_call is not None and candidates_per_call < 1:
+        raise ValueError(f"candidates_per_call is {candidates_per_call}; expected at least 1, or None for all")
+    return _Chunks(cost, envs_per_call, candidates_per_call)
 
-    def chunked(z0: Z, goal: Goal, actions: Tensor) -> Tensor:
+
+class _Chunks(Generic[Z, Goal]):
+    """See ``in_chunks``."""
+
+    def __init__(self, cost: CostFunction[Z, Goal], envs_per_call: int, candidates_per_call: int | None) -> None:
+        self._cost, self._envs, self._candidates = cost, envs_per_call, candidates_per_call
+
+    def __call__(self, z0: Z, goal: Goal, actions: Tensor) -> Tensor:
         n_envs = len(actions)
         parts = []
-        for start in range(0, n_envs, envs_per_call):
-            chosen = slice(start, start + envs_per_call)
+        for start in range(0, n_envs, self._envs):
+            chosen = slice(start, start + self._envs)
             part_z0 = take_environments(z0, chosen, n_envs)
             part_goal = take_environments(goal, chosen, n_envs)
-            parts.append(cost(part_z0, part_goal, take_environments(actions, chosen, n_envs)))
+            parts.append(self._score(part_z0, part_goal, take_environments(actions, chosen, n_envs)))
         return torch.cat(parts)
 
-    return chunked
+    def _score(self, z0: Z, goal: Goal, actions: Tensor) -> Tensor:
+        n_candidates = actions.shape[1]
+        size = min(self._candidates or n_candidates, n_candidates)
+        try:
+            # What is not divided is not joined either: a wrong answer is for the planner to find.
+            if size == n_candidates:
+                return self._cost(z0, goal, actions)
+            return torch.cat([self._cost(z0, goal, part) for part in actions.split(size, dim=1)], dim=1)
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            self._candidates = (size + 1) // 2
+        # Outside of the handler, which still holds the tensors of the failed call.
+        return self._score(z0, goal, actions)
 
 
 def take_environments(tree: Tree, chosen: slice, n_envs: int) -> Tree:

@@ -16,7 +16,8 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from cjepa_agent.latent import Latent
+from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
 from envs.pusht import PushTEnv
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon
 
@@ -24,6 +25,8 @@ KEYS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
 OPEN_LOOP = replace(SETTINGS, receding=RecedingHorizon(horizon=2, replan_every=2))
 WITH_HISTORY = replace(SETTINGS, context=3)
 DESCENDING = replace(SETTINGS, method="icem+gradient", icem=ICEMConfig(8, 2, 3), gradient=GradientConfig(2, 3))
+
+SPLIT = replace(SETTINGS, candidates_per_call=4, precision="bfloat16")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,7 +58,7 @@ def test_five_line_use() -> None:
     world.step(action)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, OPEN_LOOP, WITH_HISTORY, DESCENDING])
+@pytest.mark.parametrize("settings", [SETTINGS, OPEN_LOOP, WITH_HISTORY, DESCENDING, SPLIT])
 def test_actions_are_the_same_alone_and_in_a_batch_of_eight(settings: PlannerSettings) -> None:
     together, steps = [env() for _ in range(8)], 12
     observations = [world.reset(seed=seed)[0] for seed, world in enumerate(together)]
@@ -250,6 +253,42 @@ def test_every_method_plans_with_settings_of_its_own(method: str) -> None:
     player.predict(observation)
     searches = {"cem": [6, 6, 1], "icem": [8], "mppi": [9, 1], "gradient": [10], "random": [11]}
     assert scored == [count for name in method.split("+") for count in searches[name]]
+
+
+def test_precision_and_compilation_are_settings_of_the_cost() -> None:
+    checkpoint = tiny_checkpoint()
+    for head in (checkpoint.model.predictor.head_slot, checkpoint.model.predictor.head_proprio):
+        torch.nn.init.normal_(head.weight)  # they start at zero, and would hide the precision of all before them
+    history = Latent(torch.randn(2, 1, 3, 20), torch.randn(2, 1, 4))
+    start, goal = PlanStart(history, torch.zeros(2, 0, 10)), Latent(torch.randn(2, 3, 20), torch.randn(2, 4))
+    actions = 0.2 * torch.randn(2, 50, 3, 10)
+
+    def costs(**changes: Any) -> torch.Tensor:
+        planner = LatentPlanner(checkpoint.model, checkpoint.prior, replace(SETTINGS, **changes), ObjectiveSettings())
+        with torch.no_grad():
+            return planner.cost(start, goal, actions)
+
+    exact, reduced = costs(), costs(precision="bfloat16")
+    assert exact.dtype == reduced.dtype == torch.float32
+    assert not torch.equal(exact, reduced)
+    torch.testing.assert_close(reduced, exact, rtol=0.1, atol=0.05)
+    with pytest.raises(ValueError, match="compile=graphs needs a CUDA device, but the planner is on cpu"):
+        costs(compile="graphs")
+
+
+@pytest.mark.slow
+def test_a_compiled_cost_gives_the_same_plans() -> None:
+    observation = env().reset(seed=0)[0]
+    settings = replace(SETTINGS, receding=RecedingHorizon(2, 2))
+    expected, _ = agent(settings).predict(observation)
+    compiled, _ = agent(replace(settings, compile="kernels")).predict(observation)
+    np.testing.assert_allclose(compiled, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"precision": "float16"}, {"compile": "on"}])
+def test_unknown_precisions_and_ways_to_compile_are_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"planner.{next(iter(change))} is .*; expected one of"):
+        PlannerSettings(**change)
 
 
 @pytest.mark.parametrize("method", ["newton", "cem+", ""])

@@ -162,6 +162,45 @@ def test_chunks_hand_every_environment_to_the_cost_function_once(envs_per_call: 
     assert sum(sizes) == 8 * (SMALL.n_iterations + 1)
 
 
+@pytest.mark.parametrize("candidates_per_call", [1, 7, 60, 100])
+def test_chunks_hand_every_candidate_to_the_cost_function_once(candidates_per_call: int) -> None:
+    sizes = []
+
+    def cost(z0: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
+        sizes.append(actions.shape[1])
+        return quadratic(z0, goal, actions) + z0[:, None]
+
+    z0, goal = torch.arange(3.0), torch.rand(3, H, A, generator=torch.Generator().manual_seed(0))
+    whole = CEM(cost, box(), SMALL).plan(z0, goal, horizon=H, generators=seeded(3))
+    sizes.clear()
+    parts = in_chunks(cost, 2, candidates_per_call)
+    assert_same_plan(whole, CEM(parts, box(), SMALL).plan(z0, goal, horizon=H, generators=seeded(3)))
+    assert max(sizes) == min(candidates_per_call, SMALL.n_samples)
+    assert sum(sizes) == 2 * (SMALL.n_iterations * SMALL.n_samples + 1)  # two calls for three environments
+
+
+def test_what_does_not_fit_the_memory_is_split_from_then_on() -> None:
+    sizes = []
+
+    def cost(z0: None, goal: Tensor, actions: Tensor) -> Tensor:
+        sizes.append(actions.shape[1])
+        if actions.shape[1] > 20:
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return quadratic(z0, goal, actions)
+
+    goal = torch.rand(1, H, A, generator=torch.Generator().manual_seed(0))
+    expected = CEM(quadratic, box(), SMALL).plan(None, goal, horizon=H, generators=seeded(1))
+    found = CEM(in_chunks(cost), box(), SMALL).plan(None, goal, horizon=H, generators=seeded(1))
+    assert_same_plan(expected, found)
+    assert sizes == [60, 30, *[15] * 4 * SMALL.n_iterations, 1]
+
+    def hungry(z0: None, goal: Tensor, actions: Tensor) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        in_chunks(hungry)(None, goal, torch.zeros(1, 5, H, A))
+
+
 def test_sums_have_the_same_order_whatever_the_batch() -> None:
     x = torch.randn(6, 31, 5, generator=torch.Generator().manual_seed(0)) * 1e3
     assert torch.allclose(ordered_sum(x, 1), x.double().sum(1).float(), rtol=1e-5)
@@ -450,6 +489,8 @@ def test_chunks_refuse_what_they_cannot_take_apart() -> None:
 
     with pytest.raises(ValueError, match="envs_per_call is 0"):
         in_chunks(cost, 0)
+    with pytest.raises(ValueError, match="candidates_per_call is 0"):
+        in_chunks(cost, 1, 0)
     actions = torch.zeros(3, 4, H, A)
     with pytest.raises(ValueError, match=r"shape \(2, 5\); expected a first axis of 3"):
         in_chunks(cost)(torch.zeros(2, 5), None, actions)

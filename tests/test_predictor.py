@@ -8,7 +8,7 @@ import torch
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import cjepa_loss
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, last_visible
+from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, attend, last_visible
 
 S, D, P, A = 4, 16, 3, 6
 
@@ -27,6 +27,25 @@ def history(batch: int = 2, frames: int = 3) -> Latent:
     generator = torch.Generator().manual_seed(1)
     slots = torch.randn(batch, frames, S, D, generator=generator)
     return Latent(slots, torch.randn(batch, frames, P, generator=generator))
+
+
+@pytest.mark.parametrize("length", [1, 11, 15, 16, 23])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("learning", [False, True])
+def test_attention_is_the_same_whichever_way_is_fastest(length: int, dtype: torch.dtype, learning: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(3, 2, length, 8, generator=generator) for _ in range(3)]
+    given = [part.to(dtype).requires_grad_(learning) for part in parts]
+    exact = [part.detach().double().requires_grad_(learning) for part in given]
+    found, expected = attend(*given), torch.nn.functional.scaled_dot_product_attention(*exact)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    if learning:
+        slopes = torch.autograd.grad(found.float().square().sum(), given)
+        for one, other in zip(slopes, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=10 * tolerance, atol=10 * tolerance)
+    assert attend(1e4 * given[0], *given[1:]).isfinite().all()
 
 
 class TestMask:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from cjepa_agent.provenance import settings_record
 from envs.pusht.success import success_rule
 
 BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
@@ -96,8 +96,5 @@ class EvaluateConfig:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     def record(self) -> dict[str, Any]:
-        """All settings as they are written beside results; absolute paths are cut to their last part."""
-        return {
-            name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-            for name, value in asdict(self).items()
-        }
+        """All settings as they are written beside results."""
+        return settings_record(self)

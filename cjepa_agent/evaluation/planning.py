@@ -92,7 +92,7 @@ class PlanningEvaluation:
             folder = Path(self.config.video_folder)
             camera = Camera(controller.agent, folder, f"pusht_{rule}", min(self.config.videos, n_episodes))
         outcomes = run_episodes(
-            [self._trial(*pair) for pair in pairs],
+            [pair_trial(self.config.seed, *pair) for pair in pairs],
             lambda: make_env(task="goal_state", success_rule=rule),
             controller,
             budget=self.budget,
@@ -108,15 +108,17 @@ class PlanningEvaluation:
         self._shared[key] = Row(rule, controller.name, controller.target, tuple(outcomes))
         return self._shared[key]
 
-    def _trial(self, manifest_seed: int, index: int, pair: Pair) -> Trial:
-        options = {"state": pair.state, "goal_state": pair.goal_state}
-        labels = {
-            "manifest_seed": manifest_seed,
-            "index": index,
-            "dataset_episode": pair.episode,
-            "dataset_step": pair.step,
-        }
-        return Trial(trial_seed(self.config.seed, manifest_seed, index), {"options": options}, labels)
+
+def pair_trial(seed: int, manifest_seed: int, index: int, pair: Pair) -> Trial:
+    """The episode of a pair, for a run of seed ``seed``."""
+    options = {"state": pair.state, "goal_state": pair.goal_state}
+    labels = {
+        "manifest_seed": manifest_seed,
+        "index": index,
+        "dataset_episode": pair.episode,
+        "dataset_step": pair.step,
+    }
+    return Trial(trial_seed(seed, manifest_seed, index), {"options": options}, labels)
 
 
 def spread(pairs: list[LabelledPair], count: int) -> list[LabelledPair]:
