@@ -204,8 +204,9 @@ def random_network(config: WorldModelConfig, prior: ActionPrior, seed: int) -> C
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = WorldModel(config).eval()
-        for head in (model.predictor.head_slot, model.predictor.head_proprio):
-            torch.nn.init.normal_(head.weight, std=0.02)  # they start at zero, which makes all plans cost the same
+        for parameter in model.predictor.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)  # heads of zeros would make all plans cost the same
     return Checkpoint(model, prior, {"data": "none, random weights"})
 
 

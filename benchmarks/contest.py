@@ -21,7 +21,7 @@ from benchmarks.contenders import (
 from benchmarks.measuring import Counts, matmul_rate, peak_bytes, reset_peak, seconds
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
-from planners import RecedingHorizon, RecedingState
+from planners import CEMConfig, RecedingHorizon, RecedingState
 
 PAPER = "paper"
 Make = Callable[[Checkpoint, PlannerSettings, ObjectiveSettings, torch.device], Contender]
@@ -163,28 +163,28 @@ class Contest:
     def _measure(self, name: str, entry: Entry) -> Row:
         settings, effort = entry.settings, entry.effort
         horizons = episode_horizons(settings.receding, self.episode_blocks)
-        cem, envs = settings.cem, min(effort.envs or self.envs, self.envs)
-        iterations = min(effort.iterations or cem.n_iterations, cem.n_iterations)
-        samples = min(effort.samples or cem.n_samples, cem.n_samples)
-        share = cem.n_samples / samples
+        search, envs = search_of(settings), min(effort.envs or self.envs, self.envs)
+        iterations = min(effort.iterations or search.n_iterations, search.n_iterations)
+        samples = min(effort.samples or search.n_samples, search.n_samples)
+        share = search.n_samples / samples
         contender = entry.make(entry.checkpoint, limited(settings, samples, iterations), self.objective, self.device)
         self._solve(contender, 1, horizons[0])  # warms up
         reset_peak(self.device)
         spent = {h: self._fastest(contender, envs, h) / envs for h in set(horizons)}
         peak = peak_bytes(self.device)
-        if iterations < cem.n_iterations:
+        if iterations < search.n_iterations:
             twice = limited(settings, samples, 2 * iterations)
             longer = entry.make(entry.checkpoint, twice, self.objective, self.device)
             for h, first in spent.items():
                 second = self._fastest(longer, envs, h) / envs
-                spent[h] = extrapolated(first, second, share * cem.n_iterations / iterations)
+                spent[h] = extrapolated(first, second, share * search.n_iterations / iterations)
         elif share > 1:
             spent = {h: share * value for h, value in spent.items()}
         counts = self._counts(entry, settings, samples, horizons)
         mean = sum(spent[h] for h in horizons) / len(horizons)
         return Row(
             name=name,
-            note=_note((envs, self.envs), (iterations, cem.n_iterations), (samples, cem.n_samples)),
+            note=_note((envs, self.envs), (iterations, search.n_iterations), (samples, search.n_samples)),
             seconds_per_solve=mean,
             seconds_per_evaluation=mean * self.envs * len(horizons),
             solves=self.envs * len(horizons),
@@ -202,12 +202,16 @@ class Contest:
         return contender.solve(self.scenes.select(slice(envs)), horizon, self.seeds[:envs])
 
     def _counts(self, entry: Entry, settings: PlannerSettings, samples: int, horizons: Sequence[int]) -> Counts:
-        """Mean per solve; iterations are alike, so that two tell what all take."""
-        factor = settings.cem.n_iterations * settings.cem.n_samples / samples
+        """Mean per solve; where iterations are alike, two tell what all take."""
+        search = search_of(settings)
+        factor = search.n_iterations * search.n_samples / samples
         total = Counts(0, 0, 0)
         for horizon in set(horizons):
-            first, second = (self._count(entry, limited(settings, samples, n), horizon) for n in (1, 2))
-            solve = first + (second + first * -1) * (factor - 1)
+            if search.decay > 1:
+                solve = self._count(entry, settings, horizon)
+            else:
+                first, second = (self._count(entry, limited(settings, samples, n), horizon) for n in (1, 2))
+                solve = first + (second + first * -1) * (factor - 1)
             total = total + solve * (horizons.count(horizon) / len(horizons))
         return total
 
@@ -226,10 +230,17 @@ def episode_horizons(receding: RecedingHorizon, blocks: int) -> list[int]:
     return horizons
 
 
+def search_of(settings: PlannerSettings) -> CEMConfig:
+    """The settings of the search that ``planner.method`` names, CEM's or iCEM's."""
+    search: CEMConfig = getattr(settings, settings.method)
+    return search
+
+
 def limited(settings: PlannerSettings, samples: int, iterations: int) -> PlannerSettings:
     """The same search with another number of candidates and iterations."""
-    elites = min(settings.cem.n_elites, samples)
-    return replace(settings, cem=replace(settings.cem, n_samples=samples, n_iterations=iterations, n_elites=elites))
+    search = search_of(settings)
+    fewer = replace(search, n_samples=samples, n_iterations=iterations, n_elites=min(search.n_elites, samples))
+    return replace(settings, **{settings.method: fewer})
 
 
 def extrapolated(first: float, second: float, factor: float) -> float:
@@ -258,7 +269,7 @@ def entries(weights: str, planner: PlannerSettings, efforts: dict[str, Effort], 
     if weights == PAPER:
         checkpoint = paper_network(checkpoint, seed)
     fast = PlannerSettings.preset("fast")
-    quick = replace(planner, cem=fast.cem, receding=fast.receding)
+    quick = replace(planner, method=fast.method, icem=fast.icem, receding=fast.receding)
     # The others know neither of these.
     plain = replace(planner, precision="float32", compile="off")
     return {

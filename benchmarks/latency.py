@@ -46,7 +46,7 @@ def measure_latency(
     Calls in between, which hand out the rest of a block, are not counted.
     """
     fast = PlannerSettings.preset("fast")
-    settings = replace(planner, cem=fast.cem, receding=replace(fast.receding, replan_every=1))
+    settings = replace(planner, method=fast.method, icem=fast.icem, receding=fast.receding)
     agent = CJEPAAgent(checkpoint, settings, device=device, seed=seed)
     env = make_env(task="goal_state")
     observation: Mapping[str, Any] = {}

@@ -38,7 +38,7 @@ def searches() -> dict[str, PlannerSettings]:
     found = {"fast": fast, "full": full, "full, fast's horizons": replace(full, receding=fast.receding)}
     for n, rounds in CEM_SIZES:
         config = CEMConfig(n, rounds, max(n // 8, 2))
-        found[f"cem {n} x {rounds}"] = replace(fast, cem=config)
+        found[f"cem {n} x {rounds}"] = replace(fast, method="cem", cem=config)
         if n <= 32:
             polish = GradientConfig(1, 5, learning_rate=0.1)
             found[f"cem {n} x {rounds} + gradient"] = replace(fast, method="cem+gradient", cem=config, gradient=polish)

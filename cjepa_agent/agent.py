@@ -198,8 +198,8 @@ class CJEPAAgent:
         episodes = self._resume(n_envs, state, episode_start)
         goals: list[Arrays] = [(inputs[self.keys[2]][i], inputs["goal_proprio"][i]) for i in range(n_envs)]
         episodes = [e if e.has_goal(g) else e.restarted() for e, g in zip(episodes, goals, strict=True)]
-        self._see_goals(episodes, goals)
         self._see_frames(episodes, inputs)
+        self._see_goals(episodes, goals)
         self._replan(episodes)
         actions = np.stack([self._next_action(episode) for episode in episodes])
         self._episodes = tuple(replace(episode, step=episode.step + 1) for episode in episodes)
@@ -260,8 +260,11 @@ class CJEPAAgent:
         return [e.restarted() if start else e for e, start in zip(episodes, starts, strict=True)]
 
     def _see_goals(self, episodes: list[Episode], goals: list[Arrays]) -> None:
-        new = [i for i, episode in enumerate(episodes) if episode.goal is None]
-        latents = self._encode([goals[i][0] for i in new], [goals[i][1] for i in new])
+        # Where slots can start from those of another frame, the goal's start from those that a plan starts with.
+        carried = self.model.encoder.recurrent
+        new = [i for i, e in enumerate(episodes) if e.goal is None or (carried and self._needs_plan(e))]
+        initial = [episodes[i].history[-1].slots for i in new] if carried else None
+        latents = self._encode([goals[i][0] for i in new], [goals[i][1] for i in new], initial)
         for i, latent in zip(new, latents, strict=True):
             # Copies, since vectorised environments write the next observation into the same arrays.
             episodes[i] = replace(episodes[i], goal=latent, goal_inputs=tuple(part.copy() for part in goals[i]))
@@ -286,12 +289,15 @@ class CJEPAAgent:
     def _needs_plan(self, episode: Episode) -> bool:
         return episode.blocks is None or episode.step == len(episode.blocks) * self.settings.action_block
 
-    def _encode(self, observed: list[NDArray[Any]], proprio: list[NDArray[Any]]) -> list[Latent]:
+    def _encode(
+        self, observed: list[NDArray[Any]], proprio: list[NDArray[Any]], initial: list[Tensor] | None = None
+    ) -> list[Latent]:
         if not observed:
             return []
         latent = self.model.encode(
             torch.from_numpy(np.stack(observed)).to(self.device),
             torch.from_numpy(np.stack(proprio).astype(np.float32)).to(self.device),
+            None if initial is None else torch.stack(initial),
         )
         return [latent.select(i) for i in range(len(observed))]
 

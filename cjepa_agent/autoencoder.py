@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cjepa_agent.encoder import SlotOutput
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.tensors import load_tensors, save_tensors
-from cjepa_agent.world_model import EncoderConfig, WorldModel
+from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
 
 CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"
 RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
@@ -19,7 +19,7 @@ RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder
 class SlotAutoencoder(nn.Module):
     """Encoder and decoder, trained together; afterwards the decoder only draws what a latent means."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: AnyEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder, self.decoder = config.build()
@@ -56,8 +56,8 @@ class SlotAutoencoder(nn.Module):
             ValueError: a file is truncated, or the weights do not fit the configuration.
         """
         try:
-            config = EncoderConfig(**read_json(folder / CONFIG))
-        except TypeError as error:
+            config = encoder_config(read_json(folder / CONFIG))
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"{folder / CONFIG} is not an encoder configuration: {error}") from error
         model = cls(config).eval()
         model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)

@@ -194,7 +194,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     model = config["model"]
     encoder, predictor = model["encoder"], model["predictor"]
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
-    privileged = "" if encoder["kind"] == "slots" else PRIVILEGED
+    privileged = PRIVILEGED if encoder["kind"] == "state" else ""
     return f"""---
 library_name: cjepa-agent
 license: mit

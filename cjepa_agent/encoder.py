@@ -130,10 +130,11 @@ class SlotEncoder(nn.Module):
         observes: what is encoded, as observations and episode files call it; ``StateEncoder`` observes another thing.
         form: its shape and type, for messages.
         privileged: whether it is something that an agent cannot see.
+        recurrent: whether slots can start from those of another frame.
         advice: how to get it, for messages.
     """
 
-    observes, form, privileged = "pixels", "uint8 (H, W, 3)", False
+    observes, form, privileged, recurrent = "pixels", "uint8 (H, W, 3)", False, False
     advice = "use obs_type='goal'"
 
     def __init__(

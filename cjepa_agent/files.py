@@ -1,12 +1,36 @@
-"""JSON files, never half written."""
+"""Files and folders, never half written."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from envs.files import atomic
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, which becomes ``path`` when the block ends without an error.
+
+    Raises:
+        FileExistsError: there is something at ``path`` already.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; choose another place or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

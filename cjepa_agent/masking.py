@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 MaskKind = Literal["object", "token", "tube", "fixed"]
+RELEASED_SEED = 42  # of the one mask that the released code ever draws
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class MaskConfig:
         count: number of objects hidden per sample, 0..S; at most so many when ``upto``.
         kind: ``object`` hides whole objects after their first frame; ``token`` hides as many cells, drawn one by
             one; ``tube`` hides whole objects with their first frame, so that no identity anchor stays; ``fixed``
-            is ``object`` with the same objects in every sample, as the authors' released code has it.
+            is ``object`` with the same objects in every sample, those that the authors' released code hides:
+            it makes its generator anew, with seed 42, on every call.
         upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
     """
 
@@ -59,7 +62,8 @@ def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generat
         ranks = scores.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).view_as(scores)
         return ranks < _counts(config, batch, generator)[:, None, None] * (frames - 1)
     if config.kind == "fixed":
-        order = torch.arange(slots, device=device).roll(-1).expand(batch, -1)
+        hidden_first = np.random.RandomState(RELEASED_SEED).permutation(slots)
+        order = torch.from_numpy(hidden_first).to(device).argsort().expand(batch, -1)
     else:
         order = torch.rand(batch, slots, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     hidden = (order < _counts(config, batch, generator)[:, None]).unsqueeze(1).repeat(1, frames, 1)

@@ -50,6 +50,10 @@ class PredictorConfig:
         if self.auxiliary not in ("tokens", "concat"):
             raise ValueError(f"predictor.auxiliary must be tokens or concat, got {self.auxiliary!r}")
 
+    def build(self, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int) -> MaskedPredictor:
+        """The predictor with random weights."""
+        return MaskedPredictor(self, n_slots, slot_dim, proprio_dim, action_dim)
+
 
 VECTOR = 16  # float32 numbers that a CPU's widest registers hold
 
@@ -113,6 +117,8 @@ class MaskedPredictor(nn.Module):
         future: most future frames predicted in one call, F.
     """
 
+    grows = False  # a rollout's history keeps the length that it starts with
+
     def __init__(
         self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int, future: int = 1
     ) -> None:
@@ -130,6 +136,11 @@ class MaskedPredictor(nn.Module):
         for head in (self.head_slot, self.head_proprio):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+
+    @staticmethod
+    def embed(latent: Latent) -> Latent:
+        """The state that is predicted: normalised slots and proprioception as they are."""
+        return latent
 
     def forward(self, history: Latent, actions: Tensor, hidden: Tensor | None = None, future: int = 1) -> Latent:
         """Predict the cells of history and future.

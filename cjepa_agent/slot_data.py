@@ -1,8 +1,8 @@
 """Frozen slots of a dataset on disk, and windows over them for training.
 
-A slots folder holds ``slots.npy``, float16 (rows, S, D) memory-mapped, row for row beside the episode file's
-columns, and ``slots.json``, which says which dataset and encoder it belongs to, how many episodes are done, and the
-stride: only every ``stride``-th frame of an episode has slots.
+A slots folder holds ``slots.npy``, (rows, S, D) memory-mapped, row for row beside the episode file's columns, float16
+or, converted from the authors' pickles, float32; and ``slots.json``, which says which dataset and encoder
+it belongs to, how many episodes are done, and the stride: only every ``stride``-th frame of an episode has slots.
 """
 
 from __future__ import annotations

@@ -12,10 +12,13 @@ from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, grid_coo
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
 from cjepa_agent.processor import Processor
+from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
+from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig, StoSAViEncoder
+from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
 
-Encoder = SlotEncoder | StateEncoder
-Decoder = SlotDecoder | StateDecoder
+Encoder = SlotEncoder | StateEncoder | VideoSAUREncoder | StoSAViEncoder
+Decoder = SlotDecoder | StateDecoder | SlotMixer | BroadcastDecoder
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,35 @@ class EncoderConfig:
         return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
 
+AnyEncoderConfig = EncoderConfig | VideoSAURConfig | StoSAViConfig
+AnyPredictorConfig = PredictorConfig | ReleasedPredictorConfig
+
+
+def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
+    """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
+    kinds: dict[Any, type[AnyEncoderConfig]] = {"videosaur": VideoSAURConfig, "stosavi": StoSAViConfig}
+    return kinds.get(values.get("kind"), EncoderConfig)(**values)
+
+
+def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:
+    """The predictor configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
+    return (ReleasedPredictorConfig if "compat" in values else PredictorConfig)(**values)
+
+
 @dataclass(frozen=True)
 class WorldModelConfig:
     """Everything needed to rebuild a world model; saved as ``config.json``.
 
     Attributes:
-        encoder, predictor: architectures.
+        encoder, predictor: architectures, ours or the authors'.
         proprio_dim: P, numbers of proprioception.
         env_action_dim: numbers of one environment action.
         action_block: environment actions in one step of the world model.
         roles: slot index of each object whose role was found from data, e.g. ``{"agent": 2, "block": 0}``.
     """
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    encoder: AnyEncoderConfig = field(default_factory=EncoderConfig)
+    predictor: AnyPredictorConfig = field(default_factory=PredictorConfig)
     proprio_dim: int = 4
     env_action_dim: int = 2
     action_block: int = 5
@@ -86,7 +104,7 @@ class WorldModelConfig:
         try:
             rest = {k: v for k, v in values.items() if k not in ("encoder", "predictor")}
             return cls(
-                encoder=EncoderConfig(**values["encoder"]), predictor=PredictorConfig(**values["predictor"]), **rest
+                encoder=encoder_config(values["encoder"]), predictor=predictor_config(values["predictor"]), **rest
             )
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a world model configuration: {error}") from error
@@ -104,15 +122,19 @@ class WorldModel(nn.Module):
         self.config = config
         encoder = config.encoder
         self.encoder, self.decoder = encoder.build()
-        self.predictor = MaskedPredictor(
-            config.predictor, encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
+        self.predictor: MaskedPredictor | ReleasedPredictor = config.predictor.build(
+            encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
         )
         self.processor = Processor(encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim)
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
 
+    def latent(self, slots: Tensor, proprio: Tensor) -> Latent:
+        """Raw slots (..., S, D) and proprioception (..., P) to the state that the predictor predicts."""
+        return self.predictor.embed(self.processor.state(slots, proprio))
+
     @torch.no_grad()
-    def encode(self, observed: Tensor, proprio: Tensor) -> Latent:
+    def encode(self, observed: Tensor, proprio: Tensor, initial: Tensor | None = None) -> Latent:
         """Encode what the encoder observes and raw proprioception (B, P) to a latent (B, ...).
 
         Scenes are encoded one by one: convolutions round differently in batches of different size, and a
@@ -121,12 +143,18 @@ class WorldModel(nn.Module):
         Args:
             observed: frames (B, H, W, 3) uint8; with ``encoder.kind=state`` true states (B, 7).
             proprio: (B, P).
+            initial: slots (B, S, D) of a latent, which those of the scene start from; only where the encoder carries
+                slots through videos (``encoder.recurrent``).
 
         Raises:
             ValueError: another shape or dtype.
         """
-        slots = torch.cat([self.encoder.read(scene) for scene in observed.split(1)])
-        return self.processor.state(slots, proprio)
+        if isinstance(self.encoder, VideoSAUREncoder | StoSAViEncoder) and initial is not None:
+            raw = self.processor.raw_slots(initial)
+            scenes = [self.encoder.read(*scene) for scene in zip(observed.split(1), raw.split(1), strict=True)]
+        else:
+            scenes = [self.encoder.read(scene) for scene in observed.split(1)]
+        return self.latent(torch.cat(scenes), proprio)
 
     def rollout(self, history: Latent, past_actions: Tensor, actions: Tensor) -> Latent:
         """Predict the latents along candidate action sequences; nothing is hidden but the future.
@@ -144,7 +172,7 @@ class WorldModel(nn.Module):
         blocks = self.processor.action(actions.flatten(0, 1))
         taken = self.processor.action(past_actions).repeat_interleave(candidates, 0)
         # A window that slides keeps the length it starts with: the planned path is then of the length seen now.
-        frames = window.proprio.shape[1]
+        frames = self.config.predictor.history if self.predictor.grows else window.proprio.shape[1]
         steps: list[Latent] = []
         for step in range(horizon):
             taken = torch.cat([taken, blocks[:, step : step + 1]], dim=1)[:, -frames:]

@@ -28,14 +28,15 @@ class RecedingHorizon:
     When only the last step of a plan is scored, a constant horizon procrastinates: each replan puts the goal off
     again. With ``shrink`` the horizon counts down to the time by which the goal is due, e.g. 5, 4, 3, 2, 2, ...
     for ``horizon=5, replan_every=1, min_horizon=2``. A missed goal is often out of reach of such short plans;
-    with ``restart`` the count begins anew: 5, 4, 3, 2, 2, 5, 4, ...
+    with ``restart=3`` the count begins anew from there: 5, 4, 3, 2, 2, 3, 2, 2, 3, ...
 
     Attributes:
         horizon: H of the first plan, action blocks.
         replan_every: blocks executed of each plan (all of them where the plan is shorter), 1 to ``horizon``.
         shrink: shorten the horizon by the executed blocks.
         min_horizon: with ``shrink``, no plan is shorter; 1 to ``horizon``, action blocks.
-        restart: with ``shrink``, count down again from ``horizon`` whenever that many blocks have been executed.
+        restart: with ``shrink``, count down again from so many blocks, ``min_horizon`` to ``horizon``, whenever the
+            count has run out; 0 for never.
 
     Raises:
         ValueError: a setting is out of range.
@@ -45,7 +46,7 @@ class RecedingHorizon:
     replan_every: int = 5
     shrink: bool = False
     min_horizon: int = 1
-    restart: bool = False
+    restart: int = 0
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -53,13 +54,20 @@ class RecedingHorizon:
         for name, value in (("replan_every", self.replan_every), ("min_horizon", self.min_horizon)):
             if not 1 <= value <= self.horizon:
                 raise ValueError(f"{name} is {value}; expected 1 to horizon = {self.horizon} action blocks")
+        if self.restart and not self.min_horizon <= self.restart <= self.horizon:
+            raise ValueError(
+                f"restart is {self.restart}; expected 0 (never), or min_horizon = {self.min_horizon} to "
+                f"horizon = {self.horizon} action blocks"
+            )
 
     def next_horizon(self, state: RecedingState) -> int:
         """Horizon of the next plan, action blocks."""
         if not self.shrink:
             return self.horizon
-        executed = state.executed % self.horizon if self.restart else state.executed
-        return max(self.horizon - executed, self.min_horizon)
+        start, executed = self.horizon, state.executed
+        if self.restart and executed >= start:
+            start, executed = self.restart, (executed - start) % self.restart
+        return max(start - executed, self.min_horizon)
 
     def warm_start(self, state: RecedingState, padding: Tensor) -> Tensor:
         """Where the next search starts: what is left of the last plan, then ``padding``.

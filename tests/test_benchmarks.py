@@ -94,7 +94,7 @@ def test_the_solver_of_stable_worldmodel_finds_plans_of_low_cost() -> None:
 
 def test_horizons_of_an_episode() -> None:
     assert episode_horizons(RecedingHorizon(5, 5), 10) == [5, 5]
-    assert episode_horizons(PlannerSettings.preset("fast").receding, 10) == [5, 4, 3, 2, 2, 5, 4, 3, 2, 2]
+    assert episode_horizons(PlannerSettings.preset("fast").receding, 10) == [5, 4, 3, 2, 2, 3, 2, 2, 3, 2]
 
 
 def test_extrapolation_is_linear_in_what_grows() -> None:

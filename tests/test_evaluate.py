@@ -134,7 +134,13 @@ def test_masks_are_coloured_by_slot() -> None:
     assert picture.shape == (1, 2, 3) and not np.array_equal(picture[0, 0], picture[0, 1])
 
 
-TINY = ["planner.cem.n_samples=6", "planner.cem.n_iterations=2", "planner.cem.n_elites=3", "videos=1"]
+TINY = [
+    "planner.method=cem",
+    "planner.cem.n_samples=6",
+    "planner.cem.n_iterations=2",
+    "planner.cem.n_elites=3",
+    "videos=1",
+]
 
 
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -651,10 +651,10 @@ def test_shrinking_horizon_counts_down_to_the_goal_time_and_stays() -> None:
 
 
 def test_a_missed_goal_gets_a_second_countdown() -> None:
-    control = RecedingHorizon(horizon=5, replan_every=1, shrink=True, min_horizon=2, restart=True)
-    horizons, _, warm = run(control, 7)
-    assert horizons == [5, 4, 3, 2, 2, 5, 4]
-    assert warm[5] == [41, -1, -1, -1, -1]
+    control = RecedingHorizon(horizon=5, replan_every=1, shrink=True, min_horizon=2, restart=3)
+    horizons, _, warm = run(control, 9)
+    assert horizons == [5, 4, 3, 2, 2, 3, 2, 2, 3]
+    assert warm[5] == [41, -1, -1]
 
 
 def test_short_plans_are_executed_whole() -> None:
@@ -663,7 +663,13 @@ def test_short_plans_are_executed_whole() -> None:
 
 
 def test_receding_horizon_refuses_what_does_not_fit() -> None:
-    for settings in ({"horizon": 0}, {"horizon": 3}, {"horizon": 9, "replan_every": 0}, {"min_horizon": 6}):
+    for settings in (
+        {"horizon": 0},
+        {"horizon": 3},
+        {"horizon": 9, "replan_every": 0},
+        {"min_horizon": 6},
+        {"restart": 6},
+    ):
         with pytest.raises(ValueError, match="expected"):
             RecedingHorizon(**settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"plan has shape \(4, 2\); expected \(H, A\) with H = 5"):

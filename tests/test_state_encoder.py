@@ -152,7 +152,7 @@ def test_agent_needs_the_state_and_says_why(folder: Path) -> None:
 def test_evaluation_labels_the_row(folder: Path) -> None:
     done = run(
         folder, "cjepa_agent.evaluate", "weights=run/checkpoint", "rules=[strict]", "episodes=2", "budget=6",
-        "oracle_episodes=0", "videos=1", "planner.cem.n_samples=6", "planner.cem.n_iterations=2",
+        "oracle_episodes=0", "videos=1", "planner.method=cem", "planner.cem.n_samples=6", "planner.cem.n_iterations=2",
         "planner.cem.n_elites=3",
     )  # fmt: skip
     assert "strict  C-JEPA (privileged state)  " in done.stdout

@@ -13,7 +13,7 @@ BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
 # Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
 # search then settles for plans that bring the agent to its place and leave the block where it is.
 BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
-TASKS = ("planning", "coverage", "probe")
+TASKS = ("planning", "released", "coverage", "probe")
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,20 @@ class EvaluateConfig:
 
     Attributes:
         task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
-            (from random starts to the fixed goal), or ``probe`` (what the slots encode).
+            (from random starts to the fixed goal), ``probe`` (what the slots encode), or ``released``: planning by the
+            protocol of the paper's numbers, with its known flaws named (give ``planner=full`` and ``data``).
         weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one.
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``; null means
-            20, or 50 for coverage.
+            20, or 50 for coverage, and for each seed of ``task=released``.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.
-        seeds: manifests to take pairs from.
+        seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
         split: part of the dataset that the pairs are from; ``validation`` for tuning.
         manifests: folder with manifests; empty means those of the package.
-        data: HDF5 file of episodes for ``task=probe``; empty means the cache's.
+        data: HDF5 file of episodes for ``task=probe`` and ``released``; empty means the cache's.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
         device: ``cpu`` or ``cuda``.
@@ -69,7 +70,7 @@ class EvaluateConfig:
     episodes: int | None = None
     oracle_episodes: int = 10
     budget: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 42)
+    seeds: tuple[int, ...] | None = None
     split: str = "test"
     manifests: str = ""
     data: str = ""
@@ -83,7 +84,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
-        if not self.rules or not self.seeds:
+        if not self.rules or self.seeds == ():
             raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
         for rule in self.rules:
             success_rule(rule)

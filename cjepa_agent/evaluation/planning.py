@@ -24,7 +24,7 @@ from cjepa_agent.evaluation.video import Camera
 from cjepa_agent.manifest import Pair, evaluation_pairs
 from envs.pusht.success import success_rule
 
-EPISODES, BUDGET = 20, 50
+EPISODES, BUDGET, SEEDS = 20, 50, (0, 1, 42)
 LabelledPair = tuple[int, int, Pair]
 
 
@@ -48,7 +48,7 @@ class PlanningEvaluation:
         self.config, self.budget = config, config.budget or BUDGET
         self.checkpoint = Checkpoint.from_pretrained(config.weights)
         folder, count = config.manifests or None, config.episodes or EPISODES
-        self.pairs = {r: evaluation_pairs(r, config.split, config.seeds, count, folder) for r in config.rules}
+        self.pairs = {r: evaluation_pairs(r, config.split, config.seeds or SEEDS, count, folder) for r in config.rules}
         self.videos: list[tuple[Path, str]] = []
         self._shared: dict[Hashable, Row] = {}
         episodes = sum(self._episodes(rule, c) for rule in config.rules for c in self._controllers(rule))

@@ -96,15 +96,20 @@ def plain_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def write_results(
-    folder: Path, name: str, rows: Sequence[Row], config: Mapping[str, Any], origin: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    rows: Sequence[Row],
+    config: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write ``<name>.json`` (settings, summaries, episodes, origin) and ``<name>.csv`` (one line per episode)."""
+    """Write ``<name>.json`` (settings, summaries, episodes, origin, notes) and ``<name>.csv`` (a line per episode)."""
     folder.mkdir(parents=True, exist_ok=True)
     json_path, csv_path = folder / f"{name}.json", folder / f"{name}.csv"
     episodes = [_flat(row, outcome) for row in rows for outcome in row.outcomes]
     summaries = [row.summary() for row in rows]
     report = {"config": config, "rows": summaries, "episodes": episodes, "provenance": origin}
-    write_json(json_path, report)
+    write_json(json_path, {**report, "notes": notes} if notes else report)
     with csv_path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(episodes[0]))
         writer.writeheader()

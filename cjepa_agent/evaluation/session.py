@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from envs.pusht.env import PushTEnv
 IMAGE_SIZE = 64  # px, the size of the training frames
 
 
-def make_env(**arguments: Any) -> PushTEnv:
+def make_env(kind: type[PushTEnv] = PushTEnv, **arguments: Any) -> PushTEnv:
     """A Push-T environment as agents are scored in."""
     size = {"observation_width": IMAGE_SIZE, "observation_height": IMAGE_SIZE}
     view = {"visualization_width": PANEL, "visualization_height": PANEL, "render_mode": "rgb_array"}
-    return PushTEnv(obs_type="goal", **{**size, **view, **arguments})
+    return kind(obs_type="goal", **{**size, **view, **arguments})
 
 
 def trial_seed(seed: int, manifest_seed: int, index: int) -> int:
@@ -35,11 +35,19 @@ def finish(
     rows: Sequence[Row],
     videos: Sequence[tuple[Path, str]],
     with_coverage: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write JSON, CSV and HTML; returns the table and the list of files as text."""
+    """Write JSON, CSV and HTML; returns the table, the notes and the list of files as text."""
     folder, settings, origin = Path(config.out), config.record(), provenance()
-    files = write_results(folder, name, rows, settings, origin)
+    files = write_results(folder, name, rows, settings, origin, notes)
     header, cells = table(rows, with_coverage)
-    page = write_page(folder / f"{name}.html", title, header, cells, videos, {"Settings": settings, "Origin": origin})
+    details = {**(notes or {}), "Settings": settings, "Origin": origin}
+    remarks = [line for key, value in (notes or {}).items() for line in (f"{key}:", *_lines(value), "")]
+    page = write_page(folder / f"{name}.html", title, header, cells, videos, details)
     paths = [*files, *(path for path, _ in videos), page]
-    return "\n".join(["", plain_table(header, cells), "", "written:", *(f"  {path}" for path in paths)])
+    return "\n".join(["", plain_table(header, cells), "", *remarks, "written:", *(f"  {path}" for path in paths)])
+
+
+def _lines(value: Any) -> list[str]:
+    items = [f"{key}: {number:.1f}" for key, number in value.items()] if isinstance(value, Mapping) else value
+    return [f"  {item}" for item in items]

@@ -142,7 +142,7 @@ class PredictorStage:
         model_error, copy_error = torch.zeros(blocks), torch.zeros(blocks)
         for starts in np.array_split(self.held_out, max(1, len(self.held_out) // 256)):
             latent, actions = self._windows(starts, blocks + 1)
-            latent = self.world_model.processor.state(latent.slots, latent.proprio)
+            latent = self.world_model.latent(latent.slots, latent.proprio)
             predicted = roll(self.world_model, latent, actions)
             model_error += (predicted.slots - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
             copy_error += (latent.slots[:, :1] - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
@@ -181,13 +181,13 @@ class DynamicsLoss(nn.Module):
             rollout: raw latents (R, H + 1, ...), action blocks (R, H, A), or None.
         """
         model, weight = self.world_model, self.dynamics.proprio_weight
-        latent = model.processor.state(window[0].slots, window[0].proprio)
+        latent = model.latent(window[0].slots, window[0].proprio)
         history = latent.select((slice(None), slice(0, -1)))
         prediction = model.predictor(history, model.processor.action(window[1]), hidden)
         terms = cjepa_loss(prediction, latent, hidden, weight)
         if rollout is None:
             return terms._asdict()
-        target = model.processor.state(rollout[0].slots, rollout[0].proprio)
+        target = model.latent(rollout[0].slots, rollout[0].proprio)
         predicted = roll(model, target, rollout[1])
         later = target.select((slice(None), slice(1, None)))
         along = (predicted.slots - later.slots).square().mean() + weight * (

@@ -1,0 +1,203 @@
+"""StoSAVi (Wu et al. 2023, SlotFormer): slot attention over a CNN from sampled slots, carried through a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cjepa_agent.encoder import SlotEncoder, prepare_frames
+from cjepa_agent.videosaur import sample_masks
+
+ATTENTION_EPS = 1e-6
+IMAGE_SIZE, BROADCAST = 64, 8  # px; positions along a side that slots are broadcast to
+
+
+@dataclass(frozen=True)
+class StoSAViConfig:
+    """Architecture; the defaults are those of the released CLEVRER encoder.
+
+    Attributes:
+        kind: ``stosavi``.
+        n_slots: S.
+        slot_dim: D.
+        width: channels of encoder and decoder CNN.
+        iterations: rounds of slot attention per frame.
+        image_size: side of the input frames, 64 px; frames of other sizes are resized.
+    """
+
+    kind: str = "stosavi"
+    n_slots: int = 7
+    slot_dim: int = 128
+    width: int = 64
+    iterations: int = 2
+    image_size: int = IMAGE_SIZE
+
+    def __post_init__(self) -> None:
+        if self.image_size != IMAGE_SIZE:
+            raise ValueError(f"encoder.image_size must be {IMAGE_SIZE} for stosavi, got {self.image_size}")
+
+    def build(self) -> tuple[StoSAViEncoder, BroadcastDecoder]:
+        """Encoder and decoder with random weights."""
+        return StoSAViEncoder(self), BroadcastDecoder(self)
+
+
+class _Position(nn.Module):
+    """Adds a linear map of (y, x, 1 - y, 1 - x) to a grid of features."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        line = torch.linspace(0, 1, size)
+        place = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1)
+        self.grid: Tensor
+        self.register_buffer("grid", torch.cat([place, 1 - place], dim=-1).unsqueeze(0), persistent=False)
+        self.dense = nn.Linear(4, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, width, size, size) with their positions."""
+        place: Tensor = self.dense(self.grid)
+        return features + place.permute(0, 3, 1, 2)
+
+
+class _SlotAttention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm_inputs = nn.LayerNorm(dim)
+        self.project_q = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False))
+        self.project_k, self.project_v = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.gru = nn.GRUCell(dim, dim)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, slots: Tensor, features: Tensor, iterations: int) -> Tensor:
+        """Slots (B, S, D) after some rounds over features (B, positions, D)."""
+        features = self.norm_inputs(features)
+        keys, values = self.project_k(features), self.project_v(features)
+        for _ in range(iterations):
+            logits = self.project_q(slots) @ keys.transpose(1, 2) * keys.shape[-1] ** -0.5
+            weights = logits.softmax(dim=1) + ATTENTION_EPS
+            updates = weights / weights.sum(-1, keepdim=True) @ values
+            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            slots = slots + self.mlp(slots)
+        return slots
+
+
+class _Transition(nn.Module):
+    """An MLP with a residual from its normed input."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, slots: Tensor) -> Tensor:
+        normed = self.ln(slots)
+        moved: Tensor = normed + self.mlp(normed)
+        return moved
+
+
+class StoSAViEncoder(nn.Module):
+    """Frames to slots, with the interface of ``SlotEncoder``.
+
+    The authors draw the slots that attention starts from, in evaluation too; here they are the mean of that
+    distribution unless noise is given, so that the same frame has the same slots.
+
+    Args:
+        config: architecture.
+    """
+
+    observes, form, privileged, advice = SlotEncoder.observes, SlotEncoder.form, False, SlotEncoder.advice
+    recurrent = True
+
+    def __init__(self, config: StoSAViConfig) -> None:
+        super().__init__()
+        self.config, self.n_slots, self.slot_dim = config, config.n_slots, config.slot_dim
+        width, dim = config.width, config.slot_dim
+        convolutions: list[nn.Module] = []
+        for layer in range(4):
+            convolution = nn.Conv2d(width if layer else 3, width, 5, padding=2)
+            convolutions.append(nn.Sequential(convolution, nn.ReLU()) if layer < 3 else nn.Sequential(convolution))
+        self.encoder = nn.Sequential(*convolutions)
+        self.encoder_pos_embedding = _Position(width, IMAGE_SIZE)
+        self.encoder_out_layer = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim)
+        )
+        self.init_latents = nn.Parameter(torch.randn(1, config.n_slots, dim))
+        self.kernel_dist_layer = nn.Sequential(nn.Linear(dim, 2 * dim))
+        self.slot_attention = _SlotAttention(dim)
+        self.predictor = _Transition(dim)
+
+    @staticmethod
+    def accepts(shape: Sequence[int], dtype: str) -> bool:
+        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
+        return SlotEncoder.accepts(shape, dtype)
+
+    def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
+        """Slots (B, S, D) of single frames (B, H, W, 3), uint8 of any size.
+
+        Args:
+            frames: each the first of a video.
+            initial: (B, S, D) slots to go on from, as if these were those of the frame before.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        latents = self.init_latents.expand(len(frames), -1, -1) if initial is None else self.predictor(initial)
+        return self.attend(latents, self.features(frames))
+
+    def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (T, S, D) is standard normal, None means 0."""
+        slots, path = None, []
+        for index, frame in enumerate(frames.split(1)):
+            latents = self.init_latents if slots is None else self.predictor(slots)
+            slots = self.attend(latents, self.features(frame), None if noise is None else noise[index])
+            path.append(slots)
+        return torch.cat(path)
+
+    def attend(self, latents: Tensor, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Slots (B, S, D) found in features (B, positions, D) from latents (B, S, D)."""
+        mean, log_variance = self.kernel_dist_layer(latents).chunk(2, dim=-1)
+        kernels = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        slots: Tensor = self.slot_attention(kernels, features, self.config.iterations)
+        return slots
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Features (B, positions, D) of frames (B, H, W, 3) uint8."""
+        grid = self.encoder_pos_embedding(self.encoder(2 * prepare_frames(frames, IMAGE_SIZE) - 1))
+        features: Tensor = self.encoder_out_layer(grid.flatten(2).transpose(1, 2))
+        return features
+
+
+class BroadcastDecoder(nn.Module):
+    """Slots to pixels: each is broadcast to a grid and drawn by itself, with an opacity.
+
+    Args:
+        config: architecture.
+    """
+
+    def __init__(self, config: StoSAViConfig) -> None:
+        super().__init__()
+        dim, width = config.slot_dim, config.width
+        layers: list[nn.Module] = []
+        for layer, stride in enumerate((2, 2, 2, 1)):
+            convolution = nn.ConvTranspose2d(width if layer else dim, width, 5, stride, 2, stride - 1)
+            layers.append(nn.Sequential(convolution, nn.ReLU()))
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 4, 1))
+        self.decoder_pos_embedding = _Position(dim, BROADCAST)
+
+    def draw(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours (B, S, 3, 64, 64) in -1..1 and masks (B, S, 64, 64), summing to 1 over slots, of slots (B, S, D)."""
+        grid = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, BROADCAST, BROADCAST)
+        drawn = self.decoder(self.decoder_pos_embedding(grid)).unflatten(0, slots.shape[:2])
+        return drawn[:, :, :3], drawn[:, :, 3].softmax(dim=1)
+
+    def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode slots (B, S, D) at points (B, P, 2) in [-1, 1].
+
+        Returns:
+            Colours (B, S, 3), about 0..1, the mean of each slot over its mask; masks (B, S, P).
+        """
+        colours, masks = self.draw(slots)
+        shares = masks / masks.sum((2, 3), keepdim=True)
+        return (colours * shares.unsqueeze(2)).sum((3, 4)) / 2 + 0.5, sample_masks(masks, points)

@@ -1,0 +1,80 @@
+"""``task=released``: the draw of the released code, and the command on a converted checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign_files import module_of, world_model
+
+from cjepa_agent.convert import ConvertConfig, convert
+from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.evaluation.released import FLAWS, GOAL_OFFSET, RecordedScenes, draw_starts
+
+LENGTHS = (20, 40, 26, 25, 60)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> EpisodeFile:
+    rng = np.random.default_rng(0)
+    episodes = []
+    for length in LENGTHS:
+        state = np.cumsum(rng.normal(0, 4, (length, 7)), axis=0) + [256, 256, 256, 256, 0, 0, 0]
+        pixels = rng.integers(0, 256, (length, 28, 28, 3), np.uint8)
+        action = rng.uniform(-1, 1, (length, 2)).astype(np.float32)
+        proprio = state[:, [0, 1, 5, 6]].astype(np.float32)
+        episodes.append({"state": state, "pixels": pixels, "action": action, "proprio": proprio})
+    write_episodes(tmp_path / "data.h5", episodes)
+    return EpisodeFile(tmp_path / "data.h5")
+
+
+def test_starts_are_drawn_as_the_released_code_does(data: EpisodeFile) -> None:
+    step = np.concatenate([np.arange(length) for length in LENGTHS])
+    episode = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    valid = np.flatnonzero(step <= np.repeat(LENGTHS, LENGTHS) - 25 - 1)
+    chosen = valid[np.random.default_rng(3).choice(len(valid) - 1, 20, replace=False)]
+    starts = draw_starts(data, 3, 20)
+    assert [(s.episode, s.step) for s in starts] == list(zip(episode[chosen], step[chosen], strict=True))
+    assert all(s.step + GOAL_OFFSET - 1 < LENGTHS[s.episode] for s in starts)
+    with pytest.raises(ValueError, match="has 50 rows with a goal 24 rows later, need 51"):
+        draw_starts(data, 0, 51)
+
+
+def test_the_files_pictures_are_shown_first(data: EpisodeFile) -> None:
+    env = RecordedScenes(obs_type="goal", task="goal_state", observation_width=28, observation_height=28)
+    states, pixels = data.read("state", 1), data.read("pixels", 1)
+    options = {"state": states[0], "goal_state": states[24], "pixels": pixels[0], "goal_pixels": pixels[24]}
+    observation, _ = env.reset(options=options)
+    assert np.array_equal(observation["pixels"], pixels[0]) and np.array_equal(observation["goal_pixels"], pixels[24])
+    observation = env.step(np.zeros(2, np.float32))[0]
+    assert np.array_equal(observation["goal_pixels"], pixels[24]) and observation["pixels"].std() < pixels[0].std()
+
+
+def test_command_on_a_converted_checkpoint(data: EpisodeFile, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(module_of(world_model()), tmp_path / "object.ckpt")
+    convert(ConvertConfig(str(tmp_path / "object.ckpt"), str(tmp_path / "weights"), data=str(data.path), heads=4))
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    arguments = ["task=released", "weights=weights", "data=data.h5", "planner=full", "planner.cem.n_samples=4"]
+    arguments += ["planner.cem.n_iterations=2", "planner.cem.n_elites=2", "episodes=2", "budget=6", "videos=0"]
+    command = [sys.executable, "-m", "cjepa_agent.evaluate", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert all(flaw in done.stdout for flaw in FLAWS) and "already solved: " in done.stdout
+    assert "set planner=full" in done.stdout and "other seeds, episodes or budget" in done.stdout
+    report = json.loads((tmp_path / "results/pusht_released.json").read_text())
+    assert [(row["controller"], row["episodes"]) for row in report["rows"]] == [
+        ("no-op", 6),
+        ("random", 6),
+        ("C-JEPA", 6),
+    ]
+    assert sorted({episode["manifest_seed"] for episode in report["episodes"]}) == [0, 1, 2]
+    assert set(report["notes"]["success per seed, %"]) == {"0", "1", "2"}
+    assert "training episodes" in (tmp_path / "results/pusht_released.html").read_text()
