@@ -239,8 +239,12 @@ def search_of(settings: PlannerSettings) -> CEMConfig:
 def limited(settings: PlannerSettings, samples: int, iterations: int) -> PlannerSettings:
     """The same search with another number of candidates and iterations."""
     search = search_of(settings)
-    fewer = replace(search, n_samples=samples, n_iterations=iterations, n_elites=min(search.n_elites, samples))
-    return replace(settings, **{settings.method: fewer})
+    fewer: dict[str, Any] = {
+        settings.method: replace(
+            search, n_samples=samples, n_iterations=iterations, n_elites=min(search.n_elites, samples)
+        )
+    }
+    return replace(settings, **fewer)
 
 
 def extrapolated(first: float, second: float, factor: float) -> float:
