@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+PERSISTENCE = 0.75  # of noise from one action to the next, about that of the scripted pusher's own actions
 
 # A setting by which a policy file's algorithm is known; the first that it has counts. DDPG files have those of TD3,
 # of which DDPG is a special case.
@@ -72,6 +75,35 @@ class RandomBehaviour:
     def act(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.float32]:
         """See ``Behaviour``."""
         return self.generator.uniform(-1.0, 1.0, 2).astype(np.float32)
+
+
+class NoisyBehaviour:
+    """Another behaviour with smooth noise added to its actions, of a strength that is drawn for each episode.
+
+    A planner tries actions that no behaviour takes; without them in the data its model is wrong about most candidates.
+
+    Args:
+        behaviour: what is disturbed.
+        largest: standard deviation of the noise, units of actions, is uniform between 0 and this.
+    """
+
+    def __init__(self, behaviour: Behaviour, largest: float) -> None:
+        self.behaviour, self.largest = behaviour, largest
+        self.env_arguments = behaviour.env_arguments
+
+    def begin(self, generator: np.random.Generator, info: Mapping[str, Any]) -> None:
+        """See ``Behaviour``."""
+        self.behaviour.begin(generator, info)
+        self.generator, self.std = generator, generator.uniform(0.0, self.largest)
+        self.noise = generator.standard_normal(2)
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.float32]:
+        """See ``Behaviour``."""
+        action = self.behaviour.act(observation, info) + np.float32(self.std) * self.noise
+        fresh = self.generator.standard_normal(2)
+        self.noise = PERSISTENCE * self.noise + math.sqrt(1 - PERSISTENCE**2) * fresh
+        clipped: NDArray[np.float32] = action.clip(-1.0, 1.0).astype(np.float32)
+        return clipped
 
 
 class SavedBehaviour:

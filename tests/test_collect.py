@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from cjepa_agent.behaviour import RandomBehaviour, SavedBehaviour, ScriptedBehaviour, detect_algorithm
+from cjepa_agent.behaviour import NoisyBehaviour, RandomBehaviour, SavedBehaviour, ScriptedBehaviour, detect_algorithm
 from cjepa_agent.collecting import collection as module
 from cjepa_agent.collecting.collection import collect, collect_shards
 from cjepa_agent.collecting.pusht import Collector, PushTCollection
@@ -43,6 +43,38 @@ def save(folder: Path, algorithm: type[BaseAlgorithm], policy: str, env: gym.Env
     small = {"PPO": {"n_steps": 8, "batch_size": 8}, "A2C": {}}.get(algorithm.__name__, {"buffer_size": 10})
     algorithm(policy, env, seed=0, device="cpu", **small).save(folder / "policy.zip")
     return folder / "policy.zip"
+
+
+def test_noise_is_smooth_and_of_a_strength_per_episode() -> None:
+    class Still(RandomBehaviour):
+        def act(self, observation: object, info: object) -> NDArray[np.float32]:
+            return np.zeros(2, np.float32)
+
+    behaviour, strengths = NoisyBehaviour(Still(), 0.2), []
+    for seed in range(20):
+        behaviour.begin(np.random.default_rng(seed), {})
+        actions = np.array([behaviour.act(None, {}) for _ in range(2000)])
+        assert np.mean(actions[1:] * actions[:-1]) == pytest.approx(0.75 * np.mean(actions**2), rel=0.1)
+        strengths.append(actions.std())
+    assert min(strengths) < 0.06 and 0.14 < max(strengths) < 0.22
+
+
+def test_noise_changes_training_episodes_alone(reference: PushTCollection, tmp_path: Path) -> None:
+    config = replace(reference, out=tmp_path / "noisy.h5", steps=30, episodes=6, noise=0.4)
+    collect(config)
+    collect(replace(config, out=tmp_path / "plain.h5", noise=0.0))
+    noisy, plain = EpisodeFile(tmp_path / "noisy.h5"), EpisodeFile(tmp_path / "plain.h5")
+    assert noisy.attrs["noise"] == 0.4 and "noise" not in plain.attrs
+    changes = []
+    for episode in range(6):
+        ours, theirs = (file.read("action", episode) for file in (noisy, plain))
+        if episode in noisy.episodes("train"):
+            assert np.array_equal(noisy.read("state", episode)[0], plain.read("state", episode)[0])
+            assert np.abs(ours).max() <= 1
+            changes.append(np.abs(ours - theirs).mean())
+        else:
+            assert all(np.array_equal(noisy.read(c, episode), plain.read(c, episode)) for c in plain.columns)
+    assert len(changes) == 4 and min(changes) > 0
 
 
 def test_layout_and_recipe(reference: PushTCollection) -> None:
@@ -226,6 +258,8 @@ def test_numbers_out_of_range_are_refused(name: str, value: int) -> None:
 
 
 def test_unknown_algorithms_are_refused() -> None:
+    with pytest.raises(ValueError, match="noise must be 0 to 1"):
+        PushTCollection(noise=1.5)
     with pytest.raises(ValueError, match="algorithm must be one of"):
         PushTCollection(algorithm="DQN")
 

@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Point
 
-from cjepa_agent.behaviour import ALGORITHMS, Behaviour, SavedBehaviour, describe_behaviour, make_behaviour
+from cjepa_agent.behaviour import (
+    ALGORITHMS,
+    Behaviour,
+    NoisyBehaviour,
+    SavedBehaviour,
+    describe_behaviour,
+    make_behaviour,
+)
 from cjepa_agent.collecting.collection import Collection, Episode, versions
+from cjepa_agent.data import split_episodes
 from cjepa_agent.paths import cache_folder
 from envs.pusht.env import PushTEnv
 from envs.pusht.observations import proprio, wrapped_state
@@ -44,6 +52,8 @@ class PushTCollection(Collection):
             saved by Stable-Baselines3, which acts deterministically. Such a file can run code: use those you trust.
         algorithm: class of a policy file: ``auto`` (told from the file), ``A2C``, ``DDPG``, ``PPO``, ``SAC`` or
             ``TD3``.
+        noise: smooth noise is added to the actions of training episodes, with a standard deviation that is uniform
+            between 0 and this in each; held-out episodes stay as they are.
     """
 
     out: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
@@ -52,6 +62,7 @@ class PushTCollection(Collection):
     image_size: int = 64
     policy: str = "scripted"
     algorithm: str = "auto"
+    noise: float = 0.0
 
     COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS
     SHARD: ClassVar[int] = 50
@@ -61,6 +72,8 @@ class PushTCollection(Collection):
         self._require(episodes=3, steps=1, image_size=1)
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm must be one of {ALGORITHMS}, got {self.algorithm!r}")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise must be 0 to 1, the largest action, got {self.noise}")
 
     @property
     def size(self) -> int:
@@ -72,6 +85,7 @@ class PushTCollection(Collection):
         return {
             "environment": "PushT-v0",
             **describe_behaviour(self.policy),
+            **({"noise": self.noise} if self.noise else {}),
             "episodes": self.episodes,
             "steps": self.steps,
             "image_size": self.image_size,
@@ -88,7 +102,12 @@ class PushTCollection(Collection):
             import torch
 
             torch.set_num_threads(1)  # the workers share the cores
-        return Collector(behaviour, self.seed, self.steps, self.image_size).episode
+        collector = Collector(behaviour, self.seed, self.steps, self.image_size)
+        if not self.noise:
+            return collector.episode
+        noisy = Collector(NoisyBehaviour(behaviour, self.noise), self.seed, self.steps, self.image_size)
+        held_out = split_episodes(self.episodes) > 0
+        return lambda index: (collector if held_out[index] else noisy).episode(index)
 
 
 class Collector:
