@@ -227,9 +227,12 @@ class Run:
         bar.close()
         if fabric.is_global_zero:
             self.stage.export(self.evaluated().eval(), self.out)
-        fabric.barrier()
         if torch.distributed.is_initialized():
-            # A process that ends while another still listens to it makes that one abort.
+            # A process that ends while another still listens to it makes that one abort. The barrier is kept for as
+            # long as the model, whose end waits for the group's threads: one of them would otherwise free the barrier,
+            # for which it needs the interpreter's lock, which the waiting thread holds.
+            self._ended = torch.distributed.barrier(async_op=True)
+            self._ended.wait()
             torch.distributed.destroy_process_group()
 
     def _mean(self, value: Tensor) -> float:
