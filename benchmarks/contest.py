@@ -236,6 +236,13 @@ def search_of(settings: PlannerSettings) -> CEMConfig:
     return search
 
 
+def with_fast_search(planner: PlannerSettings) -> PlannerSettings:
+    """``planner`` with the search and horizons of ``planner=fast``."""
+    fast = PlannerSettings.preset("fast")
+    searches: dict[str, Any] = {method: getattr(fast, method) for method in fast.methods}
+    return replace(planner, method=fast.method, receding=fast.receding, **searches)
+
+
 def limited(settings: PlannerSettings, samples: int, iterations: int) -> PlannerSettings:
     """The same search with another number of candidates and iterations."""
     search = search_of(settings)
@@ -272,13 +279,11 @@ def entries(weights: str, planner: PlannerSettings, efforts: dict[str, Effort], 
     patches = patch_network(checkpoint, seed)
     if weights == PAPER:
         checkpoint = paper_network(checkpoint, seed)
-    fast = PlannerSettings.preset("fast")
-    quick = replace(planner, method=fast.method, icem=fast.icem, receding=fast.receding)
     # The others know neither of these.
     plain = replace(planner, precision="float32", compile="off")
     return {
         "ours": Entry(Ours, checkpoint, planner, efforts["ours"]),
-        "fast": Entry(Ours, checkpoint, quick, efforts["ours"]),
+        "fast": Entry(Ours, checkpoint, with_fast_search(planner), efforts["ours"]),
         "published": Entry(Published, checkpoint, plain, efforts["published"]),
         "reencoding": Entry(_reencoding, checkpoint, plain, efforts["published"]),
         "stable-worldmodel": Entry(StableWorldModel, checkpoint, plain, efforts["peer"]),

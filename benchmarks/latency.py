@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.contest import with_fast_search
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.results import plain_table
@@ -45,8 +46,7 @@ def measure_latency(
 
     Calls in between, which hand out the rest of a block, are not counted.
     """
-    fast = PlannerSettings.preset("fast")
-    settings = replace(planner, method=fast.method, icem=fast.icem, receding=fast.receding)
+    settings = with_fast_search(planner)
     agent = CJEPAAgent(checkpoint, settings, device=device, seed=seed)
     env = make_env(task="goal_state")
     observation: Mapping[str, Any] = {}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, plan_seed
 from planners import RecedingState
@@ -261,7 +262,7 @@ class CJEPAAgent:
 
     def _see_goals(self, episodes: list[Episode], goals: list[Arrays]) -> None:
         # Where slots can start from those of another frame, the goal's start from those that a plan starts with.
-        carried = self.model.encoder.recurrent
+        carried = isinstance(self.model.encoder, VideoEncoder)
         new = [i for i, e in enumerate(episodes) if e.goal is None or (carried and self._needs_plan(e))]
         initial = [episodes[i].history[-1].slots for i in new] if carried else None
         latents = self._encode([goals[i][0] for i in new], [goals[i][1] for i in new], initial)

@@ -315,7 +315,8 @@ def main() -> None:
     """The command; its first two words without a key are SOURCE and OUT."""
     words = [word for word in sys.argv[1:] if not word.startswith("-") and "=" not in word]
     rest = [word for word in sys.argv[1:] if word not in words]
-    # As JSON strings, because Hydra gives a meaning to many characters that paths have.
+    # Either may be given by its key, so that there are fewer words than names. As JSON strings, because Hydra gives a
+    # meaning to many characters that paths have.
     named = [f"{key}={json.dumps(word)}" for key, word in zip(("source", "out"), words, strict=False)]
     sys.argv = [sys.argv[0], *named, *words[2:], *rest]
     run()

@@ -13,6 +13,7 @@ initial slots over a small CNN, trained from pixels alone. What makes it bind on
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -130,11 +131,10 @@ class SlotEncoder(nn.Module):
         observes: what is encoded, as observations and episode files call it; ``StateEncoder`` observes another thing.
         form: its shape and type, for messages.
         privileged: whether it is something that an agent cannot see.
-        recurrent: whether slots can start from those of another frame.
         advice: how to get it, for messages.
     """
 
-    observes, form, privileged, recurrent = "pixels", "uint8 (H, W, 3)", False, False
+    observes, form, privileged = "pixels", "uint8 (H, W, 3)", False
     advice = "use obs_type='goal'"
 
     def __init__(
@@ -204,6 +204,35 @@ class SlotEncoder(nn.Module):
         phase = centroid @ self.waves
         c, s = phase.cos(), phase.sin()
         return torch.cat([cos * c + sin * s, sin * c - cos * s], dim=-1)
+
+
+class VideoEncoder(nn.Module, ABC):
+    """Frames to slots that can be carried through a video; else with the interface of ``SlotEncoder``.
+
+    Attributes:
+        n_slots, slot_dim: S and D.
+    """
+
+    observes, form, privileged, advice = SlotEncoder.observes, SlotEncoder.form, False, SlotEncoder.advice
+    accepts = staticmethod(SlotEncoder.accepts)
+    n_slots: int
+    slot_dim: int
+
+    @abstractmethod
+    def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
+        """Slots (B, S, D) of single frames (B, H, W, 3), uint8 of any size.
+
+        Args:
+            frames: each the first of a video.
+            initial: slots (B, S, D) to go on from in place of the first frame's own start.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+
+    @abstractmethod
+    def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` is standard normal, of the encoder's own shape."""
 
 
 class SlotDecoder(nn.Module):

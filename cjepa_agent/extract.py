@@ -19,10 +19,9 @@ from tqdm import tqdm
 from cjepa_agent.autoencoder import CONFIG, RECIPE, WEIGHTS, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile
+from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.stosavi import StoSAViEncoder
-from cjepa_agent.videosaur import VideoSAUREncoder
 from cjepa_agent.world_model import Encoder, EncoderConfig
 from configs.command import command
 
@@ -124,7 +123,7 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
 def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> NDArray[np.float32]:
     """Raw slots (M, S, D) float32 of an episode: frames (M, H, W, 3) uint8 or states (M, 7)."""
     scenes = torch.from_numpy(observed)
-    if isinstance(encoder, VideoSAUREncoder | StoSAViEncoder):
+    if isinstance(encoder, VideoEncoder):
         return encoder.track(scenes).numpy()
     slots: NDArray[np.float32] = torch.cat([encoder.read(part) for part in scenes.split(batch)]).numpy()
     return slots

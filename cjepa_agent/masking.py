@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -62,14 +63,19 @@ def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generat
         ranks = scores.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).view_as(scores)
         return ranks < _counts(config, batch, generator)[:, None, None] * (frames - 1)
     if config.kind == "fixed":
-        hidden_first = np.random.RandomState(RELEASED_SEED).permutation(slots)
-        order = torch.from_numpy(hidden_first).to(device).argsort().expand(batch, -1)
+        order = torch.tensor(_released_order(slots), device=device).argsort().expand(batch, -1)
     else:
         order = torch.rand(batch, slots, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     hidden = (order < _counts(config, batch, generator)[:, None]).unsqueeze(1).repeat(1, frames, 1)
     if config.kind != "tube":
         hidden[:, 0] = False
     return hidden
+
+
+@cache
+def _released_order(slots: int) -> tuple[int, ...]:
+    """Slots in the order in which the released code hides them, which draws from NumPy's legacy generator."""
+    return tuple(np.random.RandomState(RELEASED_SEED).permutation(slots).tolist())
 
 
 def _counts(config: MaskConfig, batch: int, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,8 @@ A pickle is a programme for a small stack machine whose instructions may call an
 runs that machine with a fixed list of constructors in place of functions: tensors, arrays, numbers, strings and
 containers are rebuilt. Objects of other classes are refused, or kept as ``Record``, their contents without their code.
 
-Large arrays are views of the mapped file: reading a file of 10 GB takes the memory of its index.
+Large arrays are views of the mapped file: reading a file of 10 GB takes the memory of its index. That is why this is no
+``pickle.Unpickler`` with a restricted ``find_class``, which copies every byte string into memory.
 """
 
 from __future__ import annotations
@@ -502,18 +503,12 @@ class Weights:
     wrapping: str
 
 
-def read_weights(path: Path) -> Weights:
-    """The state dict of a file: plain, under ``state_dict``, of a Lightning checkpoint or of a pickled module.
+def weights_of(value: Any, path: Path) -> Weights:
+    """The state dict in what ``read_pickle(path, objects=True)`` gave: plain, wrapped, or of a pickled module.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: truncated, another format, or without named tensors.
+        ValueError: it holds something other than named tensors.
     """
-    return weights_of(read_pickle(path, objects=True), path)
-
-
-def weights_of(value: Any, path: Path) -> Weights:
-    """The state dict in what ``read_pickle`` read with ``objects=True``; raises as ``read_weights``."""
     wrapping = "state dict"
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         wrapping = "Lightning checkpoint" if "pytorch-lightning_version" in value else "checkpoint with state_dict"

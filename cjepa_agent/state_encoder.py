@@ -64,7 +64,7 @@ class StateEncoder(nn.Module):
         ValueError: sizes that do not fit.
     """
 
-    observes, form, privileged, recurrent = "state", f"({STATE_DIM},)", True, False
+    observes, form, privileged = "state", f"({STATE_DIM},)", True
     advice = (
         "this checkpoint is privileged: it plans from the simulator's true state, not from pixels; "
         "call predict({**observation, **info})"

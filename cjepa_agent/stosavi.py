@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import SlotEncoder, prepare_frames
+from cjepa_agent.encoder import VideoEncoder, prepare_frames
 from cjepa_agent.videosaur import sample_masks
 
 ATTENTION_EPS = 1e-6
@@ -97,8 +96,8 @@ class _Transition(nn.Module):
         return moved
 
 
-class StoSAViEncoder(nn.Module):
-    """Frames to slots, with the interface of ``SlotEncoder``.
+class StoSAViEncoder(VideoEncoder):
+    """Frames to slots.
 
     The authors draw the slots that attention starts from, in evaluation too; here they are the mean of that
     distribution unless noise is given, so that the same frame has the same slots.
@@ -106,9 +105,6 @@ class StoSAViEncoder(nn.Module):
     Args:
         config: architecture.
     """
-
-    observes, form, privileged, advice = SlotEncoder.observes, SlotEncoder.form, False, SlotEncoder.advice
-    recurrent = True
 
     def __init__(self, config: StoSAViConfig) -> None:
         super().__init__()
@@ -128,21 +124,8 @@ class StoSAViEncoder(nn.Module):
         self.slot_attention = _SlotAttention(dim)
         self.predictor = _Transition(dim)
 
-    @staticmethod
-    def accepts(shape: Sequence[int], dtype: str) -> bool:
-        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
-        return SlotEncoder.accepts(shape, dtype)
-
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
-        """Slots (B, S, D) of single frames (B, H, W, 3), uint8 of any size.
-
-        Args:
-            frames: each the first of a video.
-            initial: (B, S, D) slots to go on from, as if these were those of the frame before.
-
-        Raises:
-            ValueError: another shape or dtype.
-        """
+        """See ``VideoEncoder``; ``initial`` counts as the slots of the frame before."""
         latents = self.init_latents.expand(len(frames), -1, -1) if initial is None else self.predictor(initial)
         return self.attend(latents, self.features(frames))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cjepa_agent.dinov2 import DINOv2
-from cjepa_agent.encoder import SlotEncoder, prepare_frames
+from cjepa_agent.encoder import VideoEncoder, prepare_frames
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTENTION_EPS = 1e-8
@@ -127,17 +126,14 @@ class _SlotAttention(nn.Module):
         return slots
 
 
-class VideoSAUREncoder(nn.Module):
-    """Frames to slots, with the interface of ``SlotEncoder``.
+class VideoSAUREncoder(VideoEncoder):
+    """Frames to slots.
 
     Slots of a video's first frame start from learned noise, those of later frames from a transition of the last.
 
     Args:
         config: architecture.
     """
-
-    observes, form, privileged, advice = SlotEncoder.observes, SlotEncoder.form, False, SlotEncoder.advice
-    recurrent = True
 
     def __init__(self, config: VideoSAURConfig) -> None:
         super().__init__()
@@ -160,21 +156,8 @@ class VideoSAUREncoder(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    @staticmethod
-    def accepts(shape: Sequence[int], dtype: str) -> bool:
-        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
-        return SlotEncoder.accepts(shape, dtype)
-
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
-        """Slots (B, S, D) of single frames (B, H, W, 3), uint8 of any size.
-
-        Args:
-            frames: each the first of a video.
-            initial: (B, S, D) slots to start from; None means the noise.
-
-        Raises:
-            ValueError: another shape or dtype.
-        """
+        """See ``VideoEncoder``; ``initial`` takes the place of the noise."""
         start = self.initial(self.noise).expand(len(frames), -1, -1) if initial is None else initial
         return self.corrector(start, self.features(frames), self.config.iterations + 1)  # type: ignore[no-any-return]
 

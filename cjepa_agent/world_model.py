@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, grid_coordinates
+from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, VideoEncoder, grid_coordinates
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
 from cjepa_agent.processor import Processor
 from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
-from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig, StoSAViEncoder
-from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
+from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig
+from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig
 
-Encoder = SlotEncoder | StateEncoder | VideoSAUREncoder | StoSAViEncoder
+Encoder = SlotEncoder | StateEncoder | VideoEncoder
 Decoder = SlotDecoder | StateDecoder | SlotMixer | BroadcastDecoder
 
 
@@ -144,12 +144,12 @@ class WorldModel(nn.Module):
             observed: frames (B, H, W, 3) uint8; with ``encoder.kind=state`` true states (B, 7).
             proprio: (B, P).
             initial: slots (B, S, D) of a latent, which those of the scene start from; only where the encoder carries
-                slots through videos (``encoder.recurrent``).
+                slots through videos (``VideoEncoder``).
 
         Raises:
             ValueError: another shape or dtype.
         """
-        if isinstance(self.encoder, VideoSAUREncoder | StoSAViEncoder) and initial is not None:
+        if isinstance(self.encoder, VideoEncoder) and initial is not None:
             raw = self.processor.raw_slots(initial)
             scenes = [self.encoder.read(*scene) for scene in zip(observed.split(1), raw.split(1), strict=True)]
         else:
