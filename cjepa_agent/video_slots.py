@@ -1,0 +1,109 @@
+"""Slots of many videos of one length on disk: encoded, or continued by a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cjepa_agent.files import read_json, write_json
+
+META, ARRAY = "slots.json", "slots.npy"
+
+
+class VideoSlots:
+    """Slots (V, T, S, D) float16 of V videos, memory-mapped, in a folder.
+
+    Args:
+        folder: made by ``VideoSlots.write``.
+
+    Attributes:
+        scenes: index of each video in its data set, V of them, ascending.
+        array: (V, T, S, D).
+        identity: what they were made of, as told to ``write``.
+
+    Raises:
+        FileNotFoundError: no slots there.
+        ValueError: they are not readable, or unfinished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / META).is_file():
+            raise FileNotFoundError(f"no slots in {folder}; make them with `python -m cjepa_agent.extract`")
+        meta = read_json(folder / META)
+        try:
+            self.scenes, self.identity, done = [int(s) for s in meta["scenes"]], dict(meta["identity"]), meta["done"]
+            self.array: NDArray[np.float16] = np.load(folder / ARRAY, mmap_mode="r")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder} holds no readable slots of videos: {error!r}") from error
+        if self.array.ndim != 4 or len(self.array) != len(self.scenes):
+            raise ValueError(f"{folder / ARRAY} is {self.array.shape}; expected ({len(self.scenes)}, T, S, D)")
+        if done < len(self.scenes):
+            raise ValueError(f"{folder} has {done} of {len(self.scenes)} videos; run the command that makes it again")
+        self._row = {scene: row for row, scene in enumerate(self.scenes)}
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return int(self.array.shape[1])
+
+    def read(self, scene: int) -> Tensor:
+        """Slots (T, S, D) float32 of a scene; raises KeyError where there are none."""
+        if scene not in self._row:
+            raise KeyError(f"{self.folder} has no slots of scene {scene}; it holds {len(self.scenes)} scenes")
+        return torch.from_numpy(self.array[self._row[scene]].astype(np.float32))
+
+    @staticmethod
+    def write(
+        folder: Path,
+        identity: Mapping[str, Any],
+        scenes: list[int],
+        shape: tuple[int, int, int],
+        videos: Iterable[Tensor],
+        every: int = 50,
+    ) -> None:
+        """Write slots video by video; a killed run is continued if ``videos`` starts at ``finished(folder, ...)``.
+
+        Args:
+            folder: made if absent.
+            identity: what the slots are made of; JSON.
+            scenes: index of each video.
+            shape: T, S, D.
+            videos: slots (T, S, D) of the scenes that are not finished, in order.
+            every: videos between two marks of how far it came.
+
+        Raises:
+            ValueError: slots of another shape, or with NaN or infinite values.
+        """
+        done = VideoSlots.finished(folder, identity, scenes)
+        folder.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(
+            folder / ARRAY, mode="r+" if done else "w+", dtype=np.float16, shape=(len(scenes), *shape)
+        )
+        for row, slots in enumerate(videos, start=done):
+            if tuple(slots.shape) != shape or not slots.isfinite().all():
+                raise ValueError(f"slots of scene {scenes[row]} are {tuple(slots.shape)}, expected finite {shape}")
+            array[row] = slots.numpy()
+            if (row + 1) % every == 0 or row + 1 == len(scenes):
+                array.flush()
+                write_json(folder / META, {"identity": dict(identity), "scenes": scenes, "done": row + 1})
+
+    @staticmethod
+    def finished(folder: Path, identity: Mapping[str, Any], scenes: list[int]) -> int:
+        """How many of the scenes are in the folder already.
+
+        Raises:
+            ValueError: it holds slots of something else.
+        """
+        if not (folder / META).is_file():
+            return 0
+        meta = read_json(folder / META)
+        if meta.get("identity") != dict(identity) or meta.get("scenes") != scenes:
+            raise ValueError(f"{folder} holds slots made of {meta.get('identity')}; choose another out=")
+        return int(meta["done"])
