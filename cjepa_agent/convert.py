@@ -20,8 +20,9 @@ from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import SPLITS, EpisodeFile, write_episodes
 from cjepa_agent.files import new_folder, read_json, write_json
-from cjepa_agent.pickles import Weights, read_pickle, weights_of, write_pickle
+from cjepa_agent.pickles import read_pickle, write_pickle
 from cjepa_agent.released_predictor import ReleasedPredictor
+from cjepa_agent.state_dicts import Weights, weights_of
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.command import command
 from planners import ActionPrior
