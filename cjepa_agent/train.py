@@ -1,4 +1,4 @@
-"""``python -m cjepa_agent.train``: train the slot encoder or the predictor; resumes where a killed run stood."""
+"""``python -m cjepa_agent.train``: train slot encoder, predictor or question answering; resumes a killed run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from cjepa_agent.slot_data import SlotData
 from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
+from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
+from envs.clevrer.dataset import Dataset
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Train one stage: ``stage=encoder`` (slots from frames), then extract slots, then ``stage=predictor``.
 
+    ``stage=vqa trainer=vqa`` learns to answer CLEVRER questions from slots.
+
     Attributes:
-        stage: ``encoder`` or ``predictor``.
-        data: episode file, HDF5.
-        slots: folder of extracted slots (predictor).
+        stage: ``encoder``, ``predictor`` or ``vqa``.
+        data: episode file, HDF5; the folder of a CLEVRER data set (vqa).
+        slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
         init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
         encoder: architecture of the slot encoder.
@@ -36,10 +42,12 @@ class TrainConfig:
         mask: which history cells are hidden while the predictor trains.
         slot_training: how slots are learned.
         dynamics: what the predictor is trained on.
+        aloe: architecture of what answers questions.
+        vqa: how answers are validated.
         trainer: optimisation.
     """
 
-    stage: Literal["encoder", "predictor"] = "predictor"
+    stage: Literal["encoder", "predictor", "vqa"] = "predictor"
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     out: Path = field(default_factory=lambda: cache_folder() / "run")
@@ -49,11 +57,16 @@ class TrainConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
+    aloe: ALOEConfig = field(default_factory=ALOEConfig)
+    vqa: VQATrainingConfig = field(default_factory=VQATrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
 def train(config: TrainConfig) -> None:
     """Run the stage to its end."""
+    if config.stage == "vqa":
+        train_vqa(config)
+        return
     data = EpisodeFile(config.data)
     recipe = {"command": asdict(config), "dataset": data.attrs}
     if config.stage == "encoder":
@@ -76,6 +89,14 @@ def train(config: TrainConfig) -> None:
         recipe,
         init,
     )
+    Run(stage, config.trainer, config.out).fit()
+
+
+def train_vqa(config: TrainConfig) -> None:
+    """Run ``stage=vqa`` to its end."""
+    slots = VideoSlots(config.slots)
+    recipe = {"command": asdict(config), "slots": slots.identity}
+    stage = VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe)
     Run(stage, config.trainer, config.out).fit()
 
 

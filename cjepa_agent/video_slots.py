@@ -53,11 +53,11 @@ class VideoSlots:
         """T."""
         return int(self.array.shape[1])
 
-    def read(self, scene: int) -> Tensor:
-        """Slots (T, S, D) float32 of a scene; raises KeyError where there are none."""
+    def read(self, scene: int, frames: slice = slice(None)) -> Tensor:
+        """Slots (T, S, D) float32 of some frames of a scene; raises KeyError where there are none."""
         if scene not in self._row:
             raise KeyError(f"{self.folder} has no slots of scene {scene}; it holds {len(self.scenes)} scenes")
-        return torch.from_numpy(self.array[self._row[scene]].astype(np.float32))
+        return torch.from_numpy(self.array[self._row[scene], frames].astype(np.float32))
 
     @staticmethod
     def write(

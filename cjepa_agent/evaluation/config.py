@@ -13,7 +13,7 @@ BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
 # Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
 # search then settles for plans that bring the agent to its place and leave the block where it is.
 BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
-TASKS = ("planning", "released", "coverage", "probe")
+TASKS = ("planning", "released", "coverage", "probe", "vqa")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class RuleObjectives:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores an agent on Push-T: a table, JSON, CSV, videos and one HTML page that shows all of it.
+    """Scores an agent on Push-T, or answers to CLEVRER's questions: a table, JSON, CSV, and one HTML page of all.
 
     Attributes:
         task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
-            (from random starts to the fixed goal), ``probe`` (what the slots encode), or ``released``: planning by the
-            protocol of the paper's numbers, with its known flaws named (give ``planner=full`` and ``data``).
-        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one.
+            (from random starts to the fixed goal), ``probe`` (what the slots encode), ``vqa`` (CLEVRER's questions),
+            or ``released``: planning by the protocol of the paper's numbers, with its known flaws named (give
+            ``planner=full`` and ``data``).
+        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; the folder ``checkpoint`` of
+            ``train stage=vqa`` for ``task=vqa``.
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
@@ -51,7 +53,10 @@ class EvaluateConfig:
         seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
         split: part of the dataset that the pairs are from; ``validation`` for tuning.
         manifests: folder with manifests; empty means those of the package.
-        data: HDF5 file of episodes for ``task=probe`` and ``released``; empty means the cache's.
+        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER folder for ``vqa``; empty means the
+            cache's.
+        slots: folder of the videos' slots for ``task=vqa``; empty means the cache's.
+        submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
         device: ``cpu`` or ``cuda``.
@@ -74,6 +79,8 @@ class EvaluateConfig:
     split: str = "test"
     manifests: str = ""
     data: str = ""
+    slots: str = ""
+    submission: str = ""
     batch: int = 4
     videos: int = 3
     device: str = "cpu"

@@ -12,7 +12,7 @@ from typing import Any
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
-video, img { max-width: 100%; } figure { margin: 1.5rem 0; } figcaption { color: #666; }
+video, img { max-width: 100%; } figure { margin: 1.5rem 0; } figcaption { color: #666; white-space: pre-line; }
 pre { background: #f6f6f6; padding: 1rem; overflow: auto; }
 """
 MEDIA = {".mp4": ("video", "video/mp4"), ".png": ("img", "image/png"), ".gif": ("img", "image/gif")}

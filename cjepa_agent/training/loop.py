@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ class TrainerConfig:
             https://kellerjordan.github.io/posts/muon; needs PyTorch 2.9).
         lr: peak learning rate; Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982).
         warmup: steps over which the rate grows linearly to its peak.
-        decay: last share of the steps over which it falls linearly to zero. In between it is constant, so that a
-            run can be resumed from before the decay with more ``steps``.
+        decay: last share of the steps over which it falls to ``floor``. In between it is constant, so that a run can
+            be resumed from before the decay with more ``steps``.
+        shape: of the decay, ``linear`` or half a ``cosine``.
+        floor: what the rate rises from and falls to, as a share of the peak.
         weight_decay: decoupled.
         clip: largest gradient norm, per optimiser.
         ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
@@ -49,6 +52,8 @@ class TrainerConfig:
     lr: float = 2e-3
     warmup: int = 500
     decay: float = 0.35
+    shape: Literal["linear", "cosine"] = "linear"
+    floor: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.999
@@ -64,6 +69,10 @@ class TrainerConfig:
             raise ValueError(f"trainer steps, batch and intervals must be positive, got {self}")
         if not 0.0 <= self.decay <= 1.0:
             raise ValueError(f"trainer.decay is a share in [0, 1], got {self.decay}")
+        if self.shape not in ("linear", "cosine"):
+            raise ValueError(f"trainer.shape must be linear or cosine, got {self.shape!r}")
+        if not 0.0 <= self.floor < 1.0:
+            raise ValueError(f"trainer.floor is a share in [0, 1), got {self.floor}")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")
         if self.lr <= 0 or self.clip <= 0:
@@ -120,10 +129,12 @@ def make_optimizers(stage: Stage, config: TrainerConfig) -> list[torch.optim.Opt
 
 
 def learning_rate(step: int, config: TrainerConfig) -> float:
-    """Factor on the peak rate: linear warm-up, constant, linear decay to zero."""
+    """Factor on the peak rate: linear warm-up, constant, decay."""
     rising = (step + 1) / max(1, config.warmup)
-    falling = (config.steps - step) / max(1.0, config.decay * config.steps)
-    return min(1.0, rising, falling)
+    falling = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    if config.shape == "cosine":
+        falling = (1 - math.cos(math.pi * falling)) / 2
+    return config.floor + (1 - config.floor) * min(1.0, rising, falling)
 
 
 class Run:

@@ -28,6 +28,7 @@ Json = dict[str, Any]
 class QuestionFile:
     """What was read: scenes in the official form, and one line about each thing that was left out."""
 
+    path: Path
     scenes: list[Json]
     problems: list[str]
 
@@ -119,7 +120,7 @@ def read_questions(path: Path, answers: bool = True) -> QuestionFile:
             else:
                 questions.append(_with_subtype(question))
         scenes.append(scene | {"questions": questions})
-    return QuestionFile(scenes, problems)
+    return QuestionFile(path, scenes, problems)
 
 
 def _with_subtype(question: Json) -> Json:

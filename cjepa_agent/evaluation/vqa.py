@@ -1,0 +1,143 @@
+"""``task=vqa``: answers to CLEVRER's questions, per question and per choice, beside what is right without the video."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.report import write_page
+from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.evaluation.vqa_examples import write_examples
+from cjepa_agent.files import read_json, write_json
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.provenance import provenance
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOE, CONFIG, predict
+from cjepa_agent.vqa.data import CHOICES, SlotQuestions
+from cjepa_agent.vqa.scores import accuracies, table
+from cjepa_agent.vqa.submission import (
+    Graded,
+    grade,
+    has_answers,
+    majority_submission,
+    read_submission,
+    submission,
+)
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.questions.files import Json, QuestionFile
+from envs.clevrer.questions.vocabulary import ANSWER_VOCABULARY
+from envs.files import atomic
+
+
+def run(config: EvaluateConfig) -> str:
+    """Answer or read answers, score them, write files to ``config.out``, return the table.
+
+    Written are ``vqa_submission.json`` (a model's answers, in CLEVRER's form) and, where the right answers are known,
+    ``vqa.json`` (accuracies), ``vqa.csv`` (a line per question or choice) and ``vqa.html`` (the table, examples).
+    """
+    out = Path(config.out)
+    data = Dataset(Path(config.data or cache_folder() / "clevrer"))
+    file = data.questions(config.split)
+    answerer = None if config.submission else Answerer(config, file)
+    entries = answerer.submission() if answerer else read_submission(Path(config.submission))
+    written = []
+    if answerer:
+        written.append(out / "vqa_submission.json")
+        write_json(written[0], entries)
+    if not has_answers(file.scenes):
+        if not answerer:
+            raise ValueError(f"{file.path} tells no answers to score {config.submission} by")
+        return f"{file.path} tells no answers; nothing to score\n\n{_listed(written)}"
+    graded = grade(file.scenes, entries)
+    rows = accuracies(graded, majority_baseline(data, file.scenes))
+    header, cells = table(rows)
+    report = {
+        "config": config.record(),
+        "model": answerer.record() if answerer else None,
+        "accuracy": [row.summary() for row in rows],
+        "provenance": provenance(),
+    }
+    write_json(out / "vqa.json", report)
+    write_csv(out / "vqa.csv", file.scenes, graded)
+    media = write_examples(out, data, answerer.model, answerer.questions, file.scenes, graded) if answerer else []
+    details = {name: report[name] for name in ("config", "model", "provenance")}
+    page = write_page(out / "vqa.html", f"CLEVRER questions, {config.split}", header, cells, media, details)
+    return f"{plain_table(header, cells)}\n\n{_listed([*written, out / 'vqa.json', out / 'vqa.csv', page])}"
+
+
+def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | None:
+    """The answers of the majority per template of the training questions, None without those."""
+    try:
+        entries = majority_submission(data.questions("train").scenes, scenes)
+    except FileNotFoundError:
+        return None
+    return grade(scenes, entries) if entries else None
+
+
+class Answerer:
+    """A trained model with the questions it is asked.
+
+    Args:
+        config: its ``weights``, ``slots`` and ``device`` are read.
+        file: the questions.
+
+    Raises:
+        FileNotFoundError: weights or slots are missing.
+        ValueError: weights, slots and questions do not fit.
+    """
+
+    def __init__(self, config: EvaluateConfig, file: QuestionFile) -> None:
+        self.folder, self.scenes = Path(config.weights), file.scenes
+        self.model = ALOE.load(self.folder).to(config.device)
+        self.slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
+        found, expected = self.slots.array.shape[2:], (self.model.n_slots, self.model.slot_dim)
+        if found != expected:
+            raise ValueError(
+                f"{self.slots.folder} holds slots (S, D) {found}, but {self.folder} was trained on {expected}; "
+                "give the slots of the same encoder"
+            )
+        self.questions = SlotQuestions(file, self.slots, self.model.config.frames)
+
+    def submission(self) -> list[Json]:
+        """The model's answers."""
+        answers = predict(self.model, self.questions)
+        descriptive = np.repeat(self.questions.descriptive, np.diff(self.questions.first))
+        return submission(self.scenes, _words(answers, descriptive))
+
+    def record(self) -> dict[str, Any]:
+        """How the model came about, and what it reads."""
+        return {**read_json(self.folder / CONFIG), "evaluated_slots": self.slots.identity}
+
+
+def _words(answers: NDArray[np.int64], descriptive: NDArray[np.bool_]) -> Iterator[str]:
+    names = list(ANSWER_VOCABULARY)
+    return (names[a] if d else CHOICES[a] for a, d in zip(answers, descriptive, strict=True))
+
+
+def write_csv(path: Path, scenes: Sequence[Json], graded: Sequence[Graded]) -> None:
+    """One line per descriptive question, and per choice of the others."""
+    questions = [question for scene in scenes for question in scene["questions"]]
+    with atomic(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["scene", "question_id", "choice_id", "type", "subtype", "question", "choice", "answer", "truth", "right"]
+        )
+        for item, question in zip(graded, questions, strict=True):
+            choices = question.get("choices", [{"choice_id": "", "choice": ""}])
+            for choice, given, expected in zip(choices, item.given, item.expected, strict=True):
+                writer.writerow(
+                    [
+                        item.scene, item.question_id, choice["choice_id"], item.type, item.subtype,
+                        question["question"], choice["choice"], given, expected, int(given == expected),
+                    ]
+                )  # fmt: skip
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return "\n".join(["written:", *(f"  {path}" for path in paths)])

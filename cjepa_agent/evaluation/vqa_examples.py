@@ -1,0 +1,91 @@
+"""Pictures of questions: the frames that were read, and what the model attended to when it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cjepa_agent.vqa.aloe import ALOE
+from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.submission import Graded
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import VISIBLE_FRAMES
+from envs.clevrer.questions.files import TYPES, Json
+
+COLUMN, ROW, GAP = 64, 12, 6  # px: width of a frame, height of a slot's row, space between parts
+HOT = np.array([178.0, 24.0, 43.0])  # colour of the largest weight
+
+
+def write_examples(
+    folder: Path,
+    data: Dataset,
+    model: ALOE,
+    questions: SlotQuestions,
+    scenes: Sequence[Json],
+    graded: Sequence[Graded],
+) -> list[tuple[Path, str]]:
+    """Draw the first question of each type that was answered right, and the first that was not.
+
+    Args:
+        folder: where ``vqa_<type>_<right or wrong>.png`` is written.
+        data: where the videos are; without them only attention is drawn.
+        model: what answered.
+        questions: all of them, as the model reads them.
+        scenes: all of them, as text.
+        graded: all of them, with answers.
+
+    Returns:
+        Each picture with its caption.
+    """
+    texts = [question for scene in scenes for question in scene["questions"]]
+    media = []
+    for type in TYPES:
+        for right in (True, False):
+            chosen = next((i for i, item in enumerate(graded) if item.type == type and item.right is right), None)
+            if chosen is None:
+                continue
+            path = folder / f"vqa_{type}_{'right' if right else 'wrong'}.png"
+            draw(data, model, questions, chosen).save(path)
+            media.append((path, caption(texts[chosen], graded[chosen])))
+    return media
+
+
+def caption(question: Json, item: Graded) -> str:
+    """The question with the model's answers and the true ones."""
+    lines = [f"{item.type}, scene {item.scene}: {question['question']}"]
+    texts = [f"{choice['choice']}: " for choice in question["choices"]] if "choices" in question else [""]
+    for text, given, expected in zip(texts, item.given, item.expected, strict=True):
+        lines.append(f"{'✓' if given == expected else '✗'} {text}model {given}, truth {expected}")
+    return "\n".join([*lines, "Rows: attention of [CLS] to each slot in the last layer, one block per answer."])
+
+
+def draw(data: Dataset, model: ALOE, questions: SlotQuestions, chosen: int) -> Image.Image:
+    """The frames of a question in a row; below, per item, the attention to each slot in each frame."""
+    batch = questions.batch(np.array([chosen])).to(next(model.parameters()).device)
+    weights = model.attention(batch.slots, batch.words, batch.owner, batch.descriptive).cpu().numpy()
+    parts = [_film(data, questions, chosen), *(_heat(item) for item in weights)]
+    gap = np.full((GAP, parts[-1].shape[1], 3), 255, np.uint8)
+    return Image.fromarray(np.concatenate([piece for part in parts for piece in (part, gap)]))
+
+
+def _film(data: Dataset, questions: SlotQuestions, chosen: int) -> NDArray[np.uint8]:
+    """The frames read (COLUMN, F * COLUMN, 3); grey where there is no video, as of predicted frames."""
+    read = range(VISIBLE_FRAMES)[questions.frames_read(chosen, questions.starts // 2)]
+    grey = np.full((COLUMN, COLUMN, 3), 200, np.uint8)
+    try:
+        video = data.video(int(questions.scene[chosen]))
+    except FileNotFoundError:
+        return np.tile(grey, (1, questions.frames, 1))
+    seen = [np.asarray(Image.fromarray(video[frame]).resize((COLUMN, COLUMN))) for frame in read]
+    return np.concatenate([*seen, *[grey] * (questions.frames - len(seen))], axis=1)
+
+
+def _heat(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Weights (F, S) as one row per slot and one column per frame, from white to ``HOT`` for the largest."""
+    share = (weights.T / max(float(weights.max()), 1e-12))[:, :, None]
+    colours: NDArray[np.uint8] = (255 + share * (HOT - 255)).round().astype(np.uint8)
+    return colours.repeat(ROW, axis=0).repeat(COLUMN, axis=1)

@@ -1,0 +1,100 @@
+"""``stage=vqa``: questions answered from frozen slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, losses, predict
+from cjepa_agent.vqa.data import SlotQuestions
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.questions.files import TYPES
+
+
+@dataclass(frozen=True)
+class VQATrainingConfig:
+    """How answers are validated while they are learned.
+
+    Attributes:
+        videos: validation videos whose questions are asked, evenly from all; 0 for all.
+    """
+
+    videos: int = 200
+
+    def __post_init__(self) -> None:
+        if self.videos < 0:
+            raise ValueError(f"vqa.videos must be 0 or more, got {self.videos}")
+
+
+class VQAStage:
+    """Draws training questions, each with a start of its frames.
+
+    Args:
+        data: a CLEVRER data set with training and validation questions.
+        slots: of the videos of both.
+        config: architecture.
+        vqa: how to validate.
+        seed: of the initial weights, and of dropout.
+        recipe: kept with the weights as the record of the training.
+
+    Raises:
+        ValueError: questions and slots do not fit.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        slots: VideoSlots,
+        config: ALOEConfig,
+        vqa: VQATrainingConfig,
+        seed: int,
+        recipe: Mapping[str, Any],
+    ) -> None:
+        self.train = SlotQuestions(data.questions("train"), slots, config.frames)
+        held_out = data.questions("validation")
+        every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
+        chosen = held_out.scenes[::every][: vqa.videos or None]
+        self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames)
+        self.recipe = recipe
+        torch.manual_seed(seed)
+        self.model = ALOE(config, *slots.array.shape[2:])
+
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Weight matrices of the transformer."""
+        return [p for p in self.model.transformer.parameters() if p.ndim == 2]
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See ``losses``."""
+        chosen = torch.randint(len(self.train), (batch,), generator=generator)[rows]
+        starts = torch.randint(self.train.starts, (batch,), generator=generator)[rows]
+        asked = self.train.batch(chosen.numpy(), starts.numpy()).to(next(model.parameters()).device)
+        return losses(model(asked.slots, asked.words, asked.owner, asked.descriptive), asked)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Shares of the validation questions answered right: of each type, and of all."""
+        right = self.held_out.right(predict(_aloe(model), self.held_out))
+        shares = {
+            type: float(right[self.held_out.type == number].mean())
+            for number, type in enumerate(TYPES)
+            if (self.held_out.type == number).any()
+        }
+        return {**shares, "all": float(right.mean())}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the model as the folder ``checkpoint``."""
+        _aloe(model).save(folder / "checkpoint", self.recipe)
+
+
+def _aloe(model: nn.Module) -> ALOE:
+    if not isinstance(model, ALOE):
+        raise TypeError(f"expected the ALOE that was trained, got {type(model).__name__}")
+    return model

@@ -1,0 +1,150 @@
+"""Questions with the slots of the videos that they are about, as batches of numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cjepa_agent.video_slots import VideoSlots
+from envs.clevrer.physics import VISIBLE_FRAMES
+from envs.clevrer.questions.files import TYPES, Json, QuestionFile
+from envs.clevrer.questions.vocabulary import encode_answer, encode_question
+
+CHOICES = ("wrong", "correct")  # what the targets 0 and 1 of a choice mean
+UNKNOWN = -1  # target of a question whose answer the file does not tell
+
+
+class Batch(NamedTuple):
+    """Q questions with I items: a descriptive question is one item, and so is each choice of the other questions.
+
+    Attributes:
+        slots: (Q, F, S, D).
+        words: (I, 32) numbers of words, 0 where there is none.
+        owner: (I,) the question of each item, 0 to Q - 1, ascending.
+        descriptive: (I,) bool.
+        target: (I,) number of the answer of a descriptive question, 1 or 0 for a correct or wrong choice, or
+            ``UNKNOWN``.
+    """
+
+    slots: Tensor
+    words: Tensor
+    owner: Tensor
+    descriptive: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(tensor.to(device) for tensor in self))
+
+
+class SlotQuestions:
+    """The questions of one file, in its order, and slots of their videos.
+
+    F frames of a video are read at a stride of 128 // F, from a start on that leaves room for all of them. Slots that
+    go on after the observed 128 frames do so by a prediction, and predictive questions, which ask what happens then,
+    read as many frames later; all other types read observed frames alone (the protocol of SlotFormer,
+    arXiv 2210.05861, and of C-JEPA).
+
+    Args:
+        file: questions, with or without answers.
+        slots: of all the videos that are asked about.
+        frames: F.
+
+    Attributes:
+        scene: (Q,) scene of each question.
+        type: (Q,) index in ``TYPES``.
+        first: (Q + 1,) first item of each question, and the number of all items.
+        words: (I, 32) see ``Batch``.
+        target: (I,) see ``Batch``.
+        starts: number of possible starts.
+
+    Raises:
+        ValueError: the file has flaws, unknown words or nothing in it, or a video has no slots or too few frames.
+    """
+
+    def __init__(self, file: QuestionFile, slots: VideoSlots, frames: int) -> None:
+        _require_whole(file)
+        questions = [(int(scene["scene_index"]), question) for scene in file.scenes for question in scene["questions"]]
+        if not questions:
+            raise ValueError(f"{file.path} holds no questions")
+        if missing := sorted({scene for scene, _ in questions} - set(slots.scenes)):
+            raise ValueError(
+                f"{slots.folder} has no slots of {len(missing)} scenes of {file.path}, the first is {missing[0]}; "
+                "extract slots of the whole data set"
+            )
+        if slots.frames < VISIBLE_FRAMES:
+            raise ValueError(f"{slots.folder} has {slots.frames} frames per video, expected {VISIBLE_FRAMES} or more")
+        if not 1 <= frames <= VISIBLE_FRAMES:
+            raise ValueError(f"frames must be 1 to {VISIBLE_FRAMES}, got {frames}")
+        self.slots, self.frames = slots, frames
+        self.stride = VISIBLE_FRAMES // frames
+        self.starts = VISIBLE_FRAMES - (frames - 1) * self.stride
+        self.scene = np.array([scene for scene, _ in questions])
+        self.type = np.array([TYPES.index(question["question_type"]) for _, question in questions])
+        encoded = [_encode(file, scene, question) for scene, question in questions]
+        self.first = np.cumsum([0, *(len(words) for words, _ in encoded)])
+        self.words = np.concatenate([words for words, _ in encoded])
+        self.target = np.concatenate([target for _, target in encoded])
+
+    def __len__(self) -> int:
+        return len(self.scene)
+
+    @property
+    def descriptive(self) -> NDArray[np.bool_]:
+        """(Q,) whether a question is descriptive."""
+        chosen: NDArray[np.bool_] = self.type == TYPES.index("descriptive")
+        return chosen
+
+    def frames_read(self, question: int, start: int) -> slice:
+        """The frames that a question reads of its slots."""
+        if TYPES[self.type[question]] == "predictive":
+            start += self.slots.frames - VISIBLE_FRAMES
+        return slice(start, start + (self.frames - 1) * self.stride + 1, self.stride)
+
+    def batch(self, questions: NDArray[np.int64], starts: NDArray[np.int64] | None = None) -> Batch:
+        """Some questions; ``starts`` are first frames, 0 to ``self.starts - 1``, by default the middle one for all."""
+        if starts is None:
+            starts = np.full(len(questions), self.starts // 2)
+        counts = self.first[questions + 1] - self.first[questions]
+        items = np.concatenate([np.arange(self.first[q], self.first[q + 1]) for q in questions])
+        slots = [
+            self.slots.read(int(self.scene[q]), self.frames_read(int(q), int(start)))
+            for q, start in zip(questions, starts, strict=True)
+        ]
+        owner = np.repeat(np.arange(len(questions)), counts)
+        return Batch(
+            torch.stack(slots),
+            torch.from_numpy(self.words[items].astype(np.int64)),
+            torch.from_numpy(owner),
+            torch.from_numpy(self.descriptive[questions][owner]),
+            torch.from_numpy(self.target[items].astype(np.int64)),
+        )
+
+    def right(self, answers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(Q,) whether all items of a question are right, given numbers (I,) as in ``target``."""
+        result: NDArray[np.bool_] = np.logical_and.reduceat(answers == self.target, self.first[:-1])
+        return result
+
+
+def _require_whole(file: QuestionFile) -> None:
+    """Refuse flaws: what is left out would count neither in training nor in a score."""
+    if file.problems:
+        more = f" (and {len(file.problems) - 1} more)" * (len(file.problems) > 1)
+        raise ValueError(f"{file.problems[0]}{more}; correct the file first")
+
+
+def _encode(file: QuestionFile, scene: int, question: Json) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+    """Words (items, 32) and targets (items,) of one question."""
+    try:
+        if question["question_type"] == "descriptive":
+            target = encode_answer(question["answer"]) if "answer" in question else UNKNOWN
+            return encode_question(question["question"])[None].astype(np.uint8), np.array([target], np.int8)
+        words = [encode_question(question["question"], choice["choice"]) for choice in question["choices"]]
+        targets = [CHOICES.index(c["answer"]) if "answer" in c else UNKNOWN for c in question["choices"]]
+    except ValueError as error:
+        raise ValueError(f"{file.path}: scene {scene}, question {question['question_id']}: {error}") from error
+    return np.stack(words).astype(np.uint8), np.array(targets, np.int8)

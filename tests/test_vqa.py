@@ -1,0 +1,542 @@
+"""Answering CLEVRER questions from slots: tokens, the model, training, scores, and the commands on a tiny data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cjepa_agent.evaluation import vqa as task
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
+from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, losses, predict
+from cjepa_agent.vqa.data import Batch, SlotQuestions
+from cjepa_agent.vqa.scores import accuracies
+from cjepa_agent.vqa.submission import grade, majority_submission, read_submission, submission
+from configs.presets import preset
+from envs.clevrer import sample_scene, simulate
+from envs.clevrer.annotation import annotate
+from envs.clevrer.dataset import Dataset, scene_paths
+from envs.clevrer.questions import QuestionFile, balance, read_questions, scene_entry, scene_pool, write_questions
+
+Json = dict[str, Any]
+TINY = ALOEConfig(layers=2, heads=2, width=32, mlp=64, head=32, dropout=0.1, frames=4)
+STEPS = TrainerConfig(
+    steps=6, batch=8, optimizer="adamw", lr=1e-3, warmup=2, ema=0.0, precision="32-true", accelerator="cpu",
+    log_every=1, validate_every=3, save_every=2,
+)  # fmt: skip
+# CLEVRER_vocab.json of SlotFormer's repository numbers these from 1 on.
+PUBLISHED_WORDS = """after and any are before begins between blue brown collide collides colliding collision
+collisions color cube cube's cube, cubes cyan cylinder cylinder's cylinder, cylinders ends
+enter entering enters entrance event exit exiting exits first following for gray green happen
+how if is last many material metal moving next not object object's object, objects of presence
+purple red removed removed, responsible rubber scene second shape sphere sphere's sphere,
+spheres stationary that the there to video what when which will with without yellow"""
+PUBLISHED_ANSWERS = "0 1 2 3 4 5 blue brown cube cyan cylinder gray green metal no purple red rubber sphere yellow yes"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three training and two validation scenes with annotations and balanced questions, without videos."""
+    folder = tmp_path_factory.mktemp("clevrer")
+    rng = np.random.default_rng(5)
+    for split, indices in (("train", (0, 1, 2)), ("validation", (10000, 10001))):
+        pools = {}
+        for index in indices:
+            scene = sample_scene(rng, n_objects=4)
+            path = scene_paths(folder, "annotation", index)[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(annotate(simulate(scene), index)))
+            pools[index] = scene_pool(scene, index)
+        entries = [scene_entry(index, questions) for index, questions in balance(pools, 0).items()]
+        write_questions(folder / "questions", split, entries)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slots(data: Path) -> Path:
+    """Random slots of its videos, the same in all frames of one."""
+    folder, scenes = data / "slots", [0, 1, 2, 10000, 10001]
+    generator = torch.Generator().manual_seed(0)
+    videos = (torch.randn(1, 3, 16, generator=generator).expand(128, -1, -1) for _ in scenes)
+    VideoSlots.write(folder, {"dataset": "tiny"}, scenes, (128, 3, 16), videos)
+    return folder
+
+
+def counting_slots(folder: Path, frames: int) -> VideoSlots:
+    """Slots that hold the number of their frame."""
+    video = torch.arange(float(frames))[:, None, None].expand(-1, 2, 3)
+    VideoSlots.write(folder, {}, [0], (frames, 2, 3), [video])
+    return VideoSlots(folder)
+
+
+def small_file(question: str = "What will happen next?", **changes: Any) -> QuestionFile:
+    """One descriptive and one predictive question."""
+    choices = [
+        {"choice_id": 0, "choice": "The cube and the sphere collide", "answer": "wrong"},
+        {"choice_id": 1, "choice": "The red cube collides with the gray metal sphere", "answer": "correct"},
+    ]
+    questions = [
+        {"question_id": 0, "question": "How many cubes are moving when the video ends?", "question_type": "descriptive",
+         "question_subtype": "count", "answer": "2"},
+        {"question_id": 1, "question": question, "question_type": "predictive", "choices": choices, **changes},
+    ]  # fmt: skip
+    return QuestionFile(Path("train.json"), [{"scene_index": 0, "questions": questions}], [])
+
+
+def stage(data: Path, slots: Path, config: ALOEConfig = TINY, seed: int = 0) -> VQAStage:
+    return VQAStage(Dataset(data), VideoSlots(slots), config, VQATrainingConfig(), seed, {"note": "tiny"})
+
+
+def whole_batch(data: Path, slots: Path, frames: int = TINY.frames) -> Batch:
+    asked = SlotQuestions(read_questions(data / "questions" / "train.json"), VideoSlots(slots), frames)
+    return asked.batch(np.arange(len(asked)))
+
+
+# ------------------------------------------------------------------------------------------------ tokens and frames
+
+
+def test_words_are_numbered_as_published(data: Path, slots: Path) -> None:
+    numbers = {word: number for number, word in enumerate(PUBLISHED_WORDS.split(), start=1)}
+    answers = {word: number for number, word in enumerate(PUBLISHED_ANSWERS.split(), start=1)}
+    assert len(numbers) == 81 and len(answers) == 21
+
+    def words(text: str, length: int) -> list[int]:
+        found = [numbers[word] for word in text.lower().replace("?", "").split(" ") if word]
+        return found + [0] * (length - len(found))
+
+    file = read_questions(data / "questions" / "train.json")
+    rows, targets = [], []
+    for scene in file.scenes:
+        for question in scene["questions"]:
+            if question["question_type"] == "descriptive":
+                rows.append(words(question["question"], 32))
+                targets.append(answers[question["answer"]])
+            for choice in question.get("choices", []):
+                rows.append(words(question["question"], 20) + words(choice["choice"], 12))
+                targets.append(int(choice["answer"] == "correct"))
+    asked = SlotQuestions(file, VideoSlots(slots), 4)
+    assert asked.words.tolist() == rows and asked.target.tolist() == targets
+    assert asked.first[-1] == len(rows) and len(asked) == sum(len(scene["questions"]) for scene in file.scenes)
+
+
+@pytest.mark.parametrize(("total", "shift"), [(128, 0), (160, 32)])
+def test_predictive_questions_read_the_predicted_frames(tmp_path: Path, total: int, shift: int) -> None:
+    asked = SlotQuestions(small_file(), counting_slots(tmp_path, total), 25)
+    assert asked.stride == 5 and asked.starts == 8
+    read = asked.batch(np.array([0, 1, 1]), np.array([0, 0, 7])).slots[:, :, 1, 2]
+    assert read[0].tolist() == list(range(0, 125, 5))
+    assert read[1].tolist() == list(range(shift, shift + 125, 5))
+    assert read[2].tolist() == list(range(shift + 7, shift + 128, 5))
+    assert asked.batch(np.array([0])).slots[0, 0, 0, 0] == 4
+
+
+def test_choices_share_their_question(tmp_path: Path) -> None:
+    batch = SlotQuestions(small_file(), counting_slots(tmp_path, 128), 5).batch(np.array([1, 0, 1]))
+    assert batch.slots.shape == (3, 5, 2, 3) and batch.words.shape == (5, 32)
+    assert batch.owner.tolist() == [0, 0, 1, 2, 2] and batch.target.tolist() == [0, 1, 3, 0, 1]
+    assert batch.descriptive.tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (small_file("What will explode next?"), r"train.json: scene 0, question 1: unknown words \['explode'\]"),
+        (replace(small_file(), problems=["train.json: scene 0: question 1: question_type must be one of"]), "correct"),
+        (replace(small_file(), scenes=[{**small_file().scenes[0], "scene_index": 4}]), "no slots of 1 scenes of train"),
+        (replace(small_file(), scenes=[]), "holds no questions"),
+    ],
+)
+def test_bad_questions_are_named(tmp_path: Path, file: QuestionFile, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SlotQuestions(file, counting_slots(tmp_path, 128), 5)
+
+
+def test_unknown_types_are_named_with_file_and_scene(data: Path, slots: Path, tmp_path: Path) -> None:
+    scenes = json.loads((data / "questions" / "train.json").read_text())
+    scenes[1]["questions"][2]["question_type"] = "rhetorical"
+    (tmp_path / "train.json").write_text(json.dumps(scenes))
+    with pytest.raises(ValueError, match=r"train.json: scene 1: question 2: question_type must .* got 'rhetorical'"):
+        SlotQuestions(read_questions(tmp_path / "train.json"), VideoSlots(slots), 4)
+
+
+def test_short_videos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has 100 frames per video, expected 128"):
+        SlotQuestions(small_file(), counting_slots(tmp_path, 100), 5)
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def plain_forward(model: ALOE, batch: Batch) -> tuple[Tensor, Tensor]:
+    """ALOE item by item, from its weights and arithmetic alone."""
+    w, config = dict(model.named_parameters()), model.config
+    answers, corrects = [], []
+    for item in range(len(batch.words)):
+        video = batch.slots[batch.owner[item]].reshape(-1, model.slot_dim)
+        seen = torch.cat([video, torch.tensor([[0.0, 1.0]]).repeat(len(video), 1)], 1)
+        text = []
+        for place, word in enumerate(batch.words[item].tolist()):
+            part = [1.0, 0.0] if place < 20 and not batch.descriptive[item] else [0.0, 1.0]
+            text.append(torch.cat([w["words.weight"][word], torch.tensor([*part, 1.0, 0.0])]))
+        x = torch.cat(
+            [
+                w["cls"][0],
+                seen @ w["slot_in.weight"].T + w["slot_in.bias"],
+                torch.stack(text) @ w["text_in.weight"].T + w["text_in.bias"],
+            ]
+        )
+        x = x + w["positions"][0]
+        used = torch.ones(len(x), dtype=torch.bool)
+        used[-32:] = batch.words[item] != 0
+        for layer in range(config.layers):
+            p = {k.split(f"layers.{layer}.")[1]: v for k, v in w.items() if f"layers.{layer}." in k}
+            y = F.layer_norm(x, x.shape[1:], p["norm1.weight"], p["norm1.bias"])
+            q, k, v = (y @ p["self_attn.in_proj_weight"].T + p["self_attn.in_proj_bias"]).chunk(3, 1)
+            mixed = []
+            for a, b, c in zip(*(t.chunk(config.heads, 1) for t in (q, k, v)), strict=True):
+                score = (a @ b.T / math.sqrt(a.shape[1]))[:, used]
+                mixed.append(torch.exp(score) / torch.exp(score).sum(1, keepdim=True) @ c[used])
+            x = x + torch.cat(mixed, 1) @ p["self_attn.out_proj.weight"].T + p["self_attn.out_proj.bias"]
+            y = F.layer_norm(x, x.shape[1:], p["norm2.weight"], p["norm2.bias"])
+            y = (y @ p["linear1.weight"].T + p["linear1.bias"]).clamp(min=0)
+            x = x + y @ p["linear2.weight"].T + p["linear2.bias"]
+        for name, outputs in (("answer_head", answers), ("choice_head", corrects)):
+            hidden = (x[0] @ w[f"{name}.0.weight"].T + w[f"{name}.0.bias"]).clamp(min=0)
+            outputs.append(hidden @ w[f"{name}.2.weight"].T + w[f"{name}.2.bias"])
+    return torch.stack(answers), torch.cat(corrects)
+
+
+def random_model(config: ALOEConfig = TINY) -> ALOE:
+    """With weights of which none is zero."""
+    torch.manual_seed(1)
+    model = ALOE(config, 3, 16).eval()
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def answer(model: ALOE, batch: Batch) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return model(batch.slots, batch.words, batch.owner, batch.descriptive)
+
+
+def test_the_model_is_the_published_one(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    model = random_model()
+    found = answer(model, batch)
+    with torch.no_grad():
+        expected = plain_forward(model, batch)
+    assert torch.allclose(found[0], expected[0], atol=1e-4) and torch.allclose(found[1], expected[1], atol=1e-4)
+
+
+def test_the_paper_preset_has_the_published_sizes() -> None:
+    shapes = {name: tuple(p.shape) for name, p in ALOE(preset(ALOEConfig, "aloe", "paper"), 7, 128).named_parameters()}
+    assert shapes["positions"] == (1, 208, 144) and shapes["words.weight"] == (82, 14)
+    assert shapes["text_in.weight"] == (144, 18) and shapes["slot_in.weight"] == (144, 130)
+    assert shapes["transformer.layers.11.linear1.weight"] == (512, 144)
+    assert "transformer.layers.12.linear1.weight" not in shapes
+    assert shapes["answer_head.2.weight"] == (22, 128) and shapes["choice_head.2.weight"] == (1, 128)
+
+
+def test_the_order_of_choices_does_not_matter(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    model = random_model()
+    order = torch.arange(len(batch.words)).flip(0)
+    shuffled = Batch(batch.slots, *(tensor[order] for tensor in batch[1:]))
+    for one, other in zip(answer(model, batch), answer(model, shuffled), strict=True):
+        assert torch.allclose(one[order], other, atol=1e-5)
+
+
+def test_padding_does_not_matter(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    model = random_model()
+    before = answer(model, batch)
+    model.words.weight.data[0] = 100.0
+    assert torch.allclose(answer(model, batch)[0], before[0], atol=1e-5)
+
+
+def test_blind_models_see_no_slots(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    others = batch._replace(slots=torch.randn_like(batch.slots))
+    blind = random_model(replace(TINY, blind=True))
+    assert torch.equal(answer(blind, batch)[0], answer(blind, others)[0])
+    assert not torch.allclose(answer(random_model(), batch)[0], answer(random_model(), others)[0])
+
+
+def test_attention_is_that_of_the_last_layer(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    model = random_model(replace(TINY, layers=1))
+    weights = model.attention(batch.slots, batch.words, batch.owner, batch.descriptive)
+    assert weights.shape == (len(batch.words), 4, 3)
+    assert (weights > 0).all() and (weights.sum((1, 2)) < 1).all()
+    # A slot whose key is blown up along the query of [CLS] takes all attention.
+    layer, tokens = model.transformer.layers[0], model._tokens(*batch[:4])[0]
+    query = (
+        layer.norm1(tokens[:1, :1])[0, 0] @ layer.self_attn.in_proj_weight[:32].T + layer.self_attn.in_proj_bias[:32]
+    )
+    keys = layer.norm1(tokens[0]) @ layer.self_attn.in_proj_weight[32:64].T + layer.self_attn.in_proj_bias[32:64]
+    scores = torch.stack([(keys[:, h : h + 16] @ query[h : h + 16]) / 4 for h in (0, 16)])
+    scores[:, -32:] = scores[:, -32:].masked_fill(batch.words[0] == 0, -torch.inf)
+    assert torch.allclose(weights[0].flatten(), scores.softmax(1).mean(0)[1:13], atol=1e-5)
+
+
+def test_losses_are_means_over_their_own_questions(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    logits = random_model()(*batch[:4])
+    terms = losses(logits, batch)
+    rows = range(len(batch.words))
+    answers = [-logits.answer[i].log_softmax(0)[batch.target[i]] for i in rows if batch.descriptive[i]]
+    choices = [-F.logsigmoid(logits.correct[i] * (2 * batch.target[i] - 1)) for i in rows if not batch.descriptive[i]]
+    assert torch.allclose(terms["answer"], torch.stack(answers).mean())
+    assert torch.allclose(terms["choice"], torch.stack(choices).mean())
+    assert torch.allclose(terms["total"], terms["answer"] + terms["choice"])
+    alone = batch._replace(descriptive=torch.ones_like(batch.descriptive), target=batch.target.clamp(min=1))
+    assert losses(logits, alone)["choice"] == 0
+
+
+def test_slots_of_another_shape_are_refused(data: Path, slots: Path) -> None:
+    batch = whole_batch(data, slots)
+    with pytest.raises(ValueError, match=r"slots are \(4, 3, 15\), the model reads .* \(4, 3, 16\)"):
+        answer(random_model(), batch._replace(slots=batch.slots[..., :15]))
+
+
+def test_round_trip_and_foreign_files(tmp_path: Path) -> None:
+    model = random_model()
+    model.save(tmp_path, {"note": "tiny"})
+    loaded = ALOE.load(tmp_path)
+    assert loaded.config == model.config and not loaded.training
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"model_type": "other"}, "another kind of model"),
+        ({"model": {**config["model"], "colour": 1}}, "not a configuration of ALOE"),
+        ({"slot_dim": 17}, "does not fit"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError, match=message):
+            ALOE.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="truncated"):
+        ALOE.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        ALOE.load(tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_the_rate_rises_and_falls_as_published() -> None:
+    config = TrainerConfig(steps=1000, warmup=100, decay=0.9, shape="cosine", floor=0.01)
+    for step in (0, 50, 99, 100, 300, 999):
+        rising = 0.01 + 0.99 * (step + 1) / 100
+        falling = 0.01 + 0.99 * (1 + math.cos(math.pi * (step - 100) / 900)) / 2
+        assert learning_rate(step, config) == pytest.approx(rising if step < 100 else falling)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    data: Path, slots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(stage(data, slots), STEPS, tmp_path / "whole").fit()
+    plain = Run._milestones
+
+    def killed(self: Run, log: Any) -> None:
+        if self.step == 5:
+            raise KeyboardInterrupt
+        plain(self, log)
+
+    monkeypatch.setattr(Run, "_milestones", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run(stage(data, slots), STEPS, tmp_path / "killed").fit()
+    monkeypatch.setattr(Run, "_milestones", plain)
+    torch.manual_seed(99)
+    Run(stage(data, slots), STEPS, tmp_path / "killed").fit()
+    whole, resumed = (ALOE.load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "whole" / "train.csv").read_text() == (tmp_path / "killed" / "train.csv").read_text()
+    names = {row[1] for row in csv.reader((tmp_path / "whole" / "validation.csv").open())}
+    assert {"descriptive", "explanatory", "counterfactual", "all"} <= names
+
+
+def test_twenty_questions_are_learned(data: Path, slots: Path, tmp_path: Path) -> None:
+    learned = stage(data, slots, replace(TINY, dropout=0.0))
+    file = read_questions(data / "questions" / "train.json")
+    # Of each scene the first, which are descriptive, and the last, which are not.
+    ends = [scene["questions"][:4] + scene["questions"][-3:] for scene in file.scenes]
+    scenes = [{**scene, "questions": chosen} for scene, chosen in zip(file.scenes, ends, strict=True)]
+    scenes[0]["questions"].pop(0)
+    learned.train = SlotQuestions(replace(file, scenes=scenes), VideoSlots(slots), TINY.frames)
+    assert len(learned.train) == 20 and 0 < learned.train.descriptive.sum() < 20
+    Run(learned, replace(STEPS, steps=250, batch=20, lr=3e-3, log_every=50, validate_every=250), tmp_path).fit()
+    assert learned.train.right(predict(learned.model.eval(), learned.train)).all()
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+
+def two_scenes() -> list[Json]:
+    scene = small_file().scenes[0]
+    return [scene, {**scene, "scene_index": 3}]
+
+
+def test_submissions_are_scored_by_hand(tmp_path: Path) -> None:
+    entries = [
+        {"scene_index": 3, "questions": [
+            {"question_id": 1, "choices": [{"choice_id": 1, "answer": "correct"}, {"choice_id": 0, "answer": "wrong"}]},
+            {"question_id": 0, "answer": "yes"}]},
+        {"scene_index": 0, "questions": [
+            {"question_id": 0, "answer": "2"},
+            {"question_id": 1, "choices": [{"choice_id": i, "answer": "correct"} for i in (0, 1)]}]},
+    ]  # fmt: skip
+    (tmp_path / "submission.json").write_text(json.dumps(entries))
+    graded = grade(two_scenes(), read_submission(tmp_path / "submission.json"))
+    found = {(row.name, row.unit): (row.right, row.number) for row in accuracies(graded) if row.group == "type"}
+    assert found == {
+        ("descriptive", "question"): (1, 2),
+        ("predictive", "question"): (1, 2),
+        ("predictive", "choice"): (3, 4),
+        ("all", "question"): (2, 4),
+    }
+    assert {row.name for row in accuracies(graded) if row.group == "subtype"} == {"count"}
+    assert "how many objects are moving when the video ends" in {row.name for row in accuracies(graded)}
+
+
+def test_submissions_have_the_official_form() -> None:
+    entries = submission(two_scenes()[:1], iter(["2", "wrong", "correct"]))
+    assert entries == [
+        {"scene_index": 0, "questions": [
+            {"question_id": 0, "answer": "2"},
+            {"question_id": 1, "choices": [
+                {"choice_id": 0, "answer": "wrong"}, {"choice_id": 1, "answer": "correct"}]}]}
+    ]  # fmt: skip
+    assert all(item.right for item in grade(two_scenes()[:1], entries))
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (["7", "wrong", "correct"], "has '7' at scene 0, question 0"),
+        (["2", "wrong", "yes"], "has 'yes' at scene 0, question 1, choice 1"),
+    ],
+)
+def test_answers_that_there_are_not(answers: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grade(two_scenes()[:1], submission(two_scenes()[:1], iter(answers)))
+
+
+def test_submissions_must_be_whole_and_in_form(tmp_path: Path) -> None:
+    entries = submission(two_scenes()[:1], iter(["2", "wrong", "correct"]))
+    with pytest.raises(ValueError, match="lacks the answer of scene 3, question 0"):
+        grade(two_scenes(), entries)
+    with pytest.raises(ValueError, match="one answer there"):
+        grade(two_scenes()[:1], entries * 2)
+    with pytest.raises(ValueError, match="not a submission"):
+        grade(two_scenes(), [{"scene": 0}])
+    (tmp_path / "submission.json").write_text("{}")
+    with pytest.raises(ValueError, match="must hold a list"):
+        read_submission(tmp_path / "submission.json")
+
+
+def test_the_majority_baseline_answers_by_template() -> None:
+    train = [*two_scenes(), *two_scenes()]
+    entries = majority_submission(train, two_scenes())
+    assert entries
+    graded = grade(two_scenes(), entries)
+    assert [item.given for item in graded] == [("2",), ("wrong", "correct")] * 2
+    descriptive = [{**scene, "questions": scene["questions"][:1]} for scene in train]
+    assert majority_submission(descriptive, two_scenes()) is None
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, slots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights by the documented command."""
+    out = tmp_path_factory.mktemp("run")
+    command(
+        "train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}", "aloe.layers=1",
+        "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "trainer.steps=2", "trainer.batch=4",
+    )  # fmt: skip
+    return out / "checkpoint"
+
+
+def command(name: str, *arguments: str, expect: int = 0) -> str:
+    line = [sys.executable, "-m", f"cjepa_agent.{name}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600)
+    assert result.returncode == expect, result.stderr[-2000:]
+    return result.stdout + result.stderr
+
+
+def settings(trained: Path, data: Path, slots: Path, out: Path) -> EvaluateConfig:
+    return EvaluateConfig(
+        task="vqa", weights=str(trained), data=str(data), slots=str(slots), split="validation", out=str(out)
+    )
+
+
+def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
+    shown = command(
+        "evaluate", "task=vqa", f"weights={trained}", f"data={data}", f"slots={slots}", "split=validation",
+        f"out={tmp_path}",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "vqa.json").read_text())
+    assert report["model"]["training"]["slots"] == {"dataset": "tiny"} == report["model"]["evaluated_slots"]
+    rows = {(row["group"], row["name"], row["unit"]): row for row in report["accuracy"]}
+    whole = rows["type", "all", "question"]
+    questions = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
+    assert whole["number"] == len(questions) and whole["low"] <= whole["accuracy"] <= whole["high"]
+    assert f"{whole['accuracy']:.1f} %" in shown and whole["baseline"] is not None
+    with (tmp_path / "vqa.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == sum(len(question.get("choices", [0])) for question in questions)
+    right = sum(line["right"] == "1" for line in lines if line["type"] == "counterfactual")
+    assert right == rows["type", "counterfactual", "choice"]["right"]
+    page = (tmp_path / "vqa.html").read_text()
+    assert "data:image/png" in page and "truth" in page
+    # The submission that was written scores the same, and without a model.
+    scored = task.run(
+        replace(settings(trained, data, slots, tmp_path / "again"), submission=str(tmp_path / "vqa_submission.json"))
+    )
+    again = json.loads((tmp_path / "again" / "vqa.json").read_text())
+    assert again["accuracy"] == report["accuracy"] and f"{whole['accuracy']:.1f} %" in scored
+
+
+def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, data: Path, tmp_path: Path) -> None:
+    scenes = Dataset(data).questions("validation").scenes
+    moved = [{**scene, "scene_index": scene["scene_index"] + 5000} for scene in scenes]
+    write_questions(tmp_path, "test", moved)
+    (tmp_path / "test_answers.json").unlink()
+    (tmp_path / "annotation_test").symlink_to(data / "annotation_train")
+    videos: Iterator[Tensor] = iter(torch.zeros(2, 128, 3, 16))
+    VideoSlots.write(tmp_path / "slots", {}, [15000, 15001], (128, 3, 16), videos)
+    config = replace(settings(trained, tmp_path, tmp_path / "slots", tmp_path / "out"), split="test")
+    assert "nothing to score" in task.run(config)
+    assert [scene["scene_index"] for scene in read_submission(tmp_path / "out" / "vqa_submission.json")] == [
+        15000,
+        15001,
+    ]
+    assert not (tmp_path / "out" / "vqa.json").exists()
+
+
+def test_slots_of_another_encoder_are_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    VideoSlots.write(tmp_path, {}, [10000, 10001], (128, 3, 8), iter(torch.zeros(2, 128, 3, 8)))
+    with pytest.raises(ValueError, match=r"\(3, 8\), but .* was trained on \(3, 16\)"):
+        task.run(settings(trained, data, tmp_path, tmp_path / "out"))
