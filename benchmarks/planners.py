@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measuring import Predictions
+from benchmarks.report import Report
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import RuleObjectives
@@ -18,10 +19,9 @@ from cjepa_agent.evaluation.episodes import run_episodes
 from cjepa_agent.evaluation.planning import BUDGET, pair_trial
 from cjepa_agent.evaluation.results import Row, plain_table
 from cjepa_agent.evaluation.session import make_env
-from cjepa_agent.files import read_json, write_json
 from cjepa_agent.manifest import evaluation_pairs
 from cjepa_agent.planning import PlannerSettings
-from cjepa_agent.provenance import provenance, settings_record
+from cjepa_agent.provenance import settings_record
 from configs.command import command
 from envs.pusht.success import success_rule
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig
@@ -100,24 +100,19 @@ class PlannersBenchmark:
         values = settings_record(self)
         for name in ("searches", "batch", "manifests", "out"):
             del values[name]
-        return {**values, "seeds": list(self.seeds)}
+        return values
 
 
 def run(config: PlannersBenchmark) -> None:
     """Run what is missing in the file, then print the table and draw the plot."""
     path = Path(config.out) / "benchmark_planners.json"
-    report = read_json(path) if path.is_file() else {"config": config.identity(), "searches": {}}
-    if report["config"] != config.identity():
-        raise ValueError(
-            f"{path} holds results of {report['config']}, these are {config.identity()}; give another out, or remove it"
-        )
-    checkpoint, known, done = Checkpoint.from_pretrained(config.weights), searches(), report["searches"]
+    report = Report(path, config.identity(), "searches")
+    checkpoint, known, done = Checkpoint.from_pretrained(config.weights), searches(), report.entries
     wanted = config.searches or tuple(known)
     for name in tqdm(wanted, unit="search"):
         settings = asdict(known[name])
         if name not in done or done[name]["settings"] != settings:
-            done[name] = {**measure(config, checkpoint, known[name]), "settings": settings}
-            write_json(path, {**report, "provenance": provenance()})
+            report.add(name, {**measure(config, checkpoint, known[name]), "settings": settings})
     rows = {name: done[name] for name in wanted}
     front = pareto_front({name: (row["predictions_per_episode"], row["success"]) for name, row in rows.items()})
     draw(rows, front, path.with_suffix(".png"))

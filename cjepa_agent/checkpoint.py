@@ -27,7 +27,7 @@ from torch import Tensor
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
-from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig, predictor_config
 from envs.files import atomic
 from planners import ActionPrior
 
@@ -193,6 +193,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     """README.md of a checkpoint, from the contents of its ``config.json``."""
     model = config["model"]
     encoder, predictor = model["encoder"], model["predictor"]
+    system = predictor_config(predictor).title
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
     privileged = PRIVILEGED if encoder["kind"] == "state" else ""
     return f"""---
@@ -201,11 +202,11 @@ license: mit
 tags: [world-model, jepa, object-centric, planning, reinforcement-learning, push-t]
 pipeline_tag: reinforcement-learning
 ---
-# C-JEPA world model
+# {system} world model
 {privileged}
-An object-centric world model (C-JEPA, arXiv 2602.11389): a slot encoder turns a frame into {encoder["n_slots"]} object
-slots of {encoder["slot_dim"]} numbers, and a masked transformer predicts how they move under action blocks of
-{model["action_block"]} actions.
+An object-centric world model: a slot encoder turns a frame into {encoder["n_slots"]} object slots of
+{encoder["slot_dim"]} numbers, and a transformer ({system}) predicts how they move under action blocks of
+{model["action_block"]} actions. Made with cjepa-agent, an implementation of C-JEPA (arXiv 2602.11389).
 
 ```python
 import gymnasium as gym

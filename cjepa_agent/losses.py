@@ -1,9 +1,10 @@
-"""The training objective of C-JEPA: recover hidden history and the future (equation 5 of the paper)."""
+"""Training objectives: C-JEPA's, to recover hidden history and the future (equation 5), and plain forecasting."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from cjepa_agent.latent import Latent
@@ -40,3 +41,20 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weigh
     future = slot_error[:, frames:].mean()
     proprio = (prediction.proprio - target.proprio.detach())[:, frames:].square().mean()
     return LossTerms(history + future + proprio_weight * proprio, history, future, proprio)
+
+
+def forecast_loss(prediction: Latent, target: Latent, proprio_weight: float = 1.0) -> LossTerms:
+    """Mean squared error of predicted frames, for predictors from which nothing is hidden.
+
+    Args:
+        prediction: slots (B, K, S, D), proprio (B, K, P) of the last K frames of the target.
+        target: slots (B, T + F, S, D), proprio (B, T + F, P); no gradient flows into it.
+        proprio_weight: weight of proprioception's mean squared error.
+
+    Returns:
+        ``history``: 0; ``future``: over all predicted object cells; ``proprio``: over predicted proprioception.
+    """
+    frames = prediction.slots.shape[1]
+    future = (prediction.slots - target.slots.detach()[:, -frames:]).square().mean()
+    proprio = (prediction.proprio - target.proprio.detach()[:, -frames:]).square().mean()
+    return LossTerms(future + proprio_weight * proprio, torch.zeros_like(future), future, proprio)

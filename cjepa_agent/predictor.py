@@ -8,45 +8,32 @@ the identity anchor. All cells carry a time embedding (C-JEPA section 3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cjepa_agent.dynamics import Predictor, TransformerConfig
 from cjepa_agent.latent import Latent
 
 
 @dataclass(frozen=True)
-class PredictorConfig:
-    """Architecture of the predictor.
+class PredictorConfig(TransformerConfig):
+    """Architecture of C-JEPA's predictor.
 
     Attributes:
-        depth: number of transformer blocks.
-        width: channels of a token.
-        heads: attention heads; must divide ``width``.
-        mlp: hidden units of each block's MLP.
-        dropout: probability, while training.
-        history: most frames of history, T; shorter histories are accepted.
         auxiliary: ``tokens`` gives proprioception and action tokens of their own; ``concat`` adds them to every
             slot instead (the paper's ablation).
-        residual: predict the change from the last visible latent of the same object instead of the latent.
+        kind: ``cjepa``.
     """
 
-    depth: int = 4
-    width: int = 128
-    heads: int = 4
-    mlp: int = 512
-    dropout: float = 0.0
-    history: int = 3
+    title: ClassVar[str] = "C-JEPA"
     auxiliary: Literal["tokens", "concat"] = "tokens"
-    residual: bool = True
+    kind: Literal["cjepa"] = "cjepa"
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"predictor.width {self.width} is not a multiple of predictor.heads {self.heads}")
-        if min(self.depth, self.width, self.heads, self.mlp, self.history) < 1:
-            raise ValueError(f"predictor sizes must be positive, got {self}")
+        super().__post_init__()
         if self.auxiliary not in ("tokens", "concat"):
             raise ValueError(f"predictor.auxiliary must be tokens or concat, got {self.auxiliary!r}")
 
@@ -106,7 +93,7 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class MaskedPredictor(nn.Module):
+class MaskedPredictor(Predictor):
     """Recovers hidden history cells and all future cells.
 
     Args:
@@ -118,13 +105,13 @@ class MaskedPredictor(nn.Module):
     """
 
     grows = False  # a rollout's history keeps the length that it starts with
+    blocks: nn.ModuleList
 
     def __init__(
         self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int, future: int = 1
     ) -> None:
-        super().__init__()
-        self.config, self.n_slots, self.future = config, n_slots, future
-        width = config.width
+        super().__init__(config.history, n_slots, future)
+        self.config, width = config, config.width
         self.time = nn.Parameter(torch.randn(config.history + future, width) * 0.02)
         self.embed_slot, self.embed_action = nn.Linear(slot_dim, width), nn.Linear(action_dim, width)
         self.embed_proprio = nn.Linear(proprio_dim, width)
@@ -137,10 +124,10 @@ class MaskedPredictor(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    @staticmethod
-    def embed(latent: Latent) -> Latent:
-        """The state that is predicted: normalised slots and proprioception as they are."""
-        return latent
+    @property
+    def frame_tokens(self) -> int:
+        """S, and those of proprioception and action if they have their own."""
+        return self.n_slots + (2 if self.config.auxiliary == "tokens" else 0)
 
     def forward(self, history: Latent, actions: Tensor, hidden: Tensor | None = None, future: int = 1) -> Latent:
         """Predict the cells of history and future.
@@ -160,7 +147,8 @@ class MaskedPredictor(nn.Module):
             ValueError: shapes that do not fit the configuration.
         """
         batch, frames = history.proprio.shape[:2]
-        self._check(history, actions, frames, future)
+        self._check_history(history, future)
+        self._check_actions(history, actions, future)
         # Short histories end at the same present as long ones, so that "now" has one time embedding.
         first = self.config.history - frames
         time = self.time[first : first + frames + future]
@@ -182,19 +170,6 @@ class MaskedPredictor(nn.Module):
         pooled = seen.mean(2) if extra is None else x[:, :, self.n_slots]
         prediction = Latent(self.head_slot(seen).float(), self.head_proprio(pooled).float())
         return self._add_base(prediction, history, hidden, read_frames, future)
-
-    def _check(self, history: Latent, actions: Tensor, frames: int, future: int) -> None:
-        if not 1 <= frames <= self.config.history:
-            raise ValueError(f"history has {frames} frames; this predictor takes 1..{self.config.history}")
-        if not 1 <= future <= self.future:
-            raise ValueError(f"asked for {future} future frames; this predictor gives 1..{self.future} per call")
-        if actions.shape[1] != frames + future - 1:
-            raise ValueError(
-                f"{frames} history and {future} future frames need {frames + future - 1} action blocks, "
-                f"got {actions.shape[1]}"
-            )
-        if history.slots.shape[2] != self.n_slots:
-            raise ValueError(f"history has {history.slots.shape[2]} slots, the predictor {self.n_slots}")
 
     def _state_cells(self, history: Latent, hidden: Tensor | None, time: Tensor, future: int) -> tuple[Tensor, Tensor]:
         """Embedded slots (B, T + F, S, width) and proprio (B, T + F, width), time included."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cjepa_agent.dynamics import Predictor
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import match_slots
@@ -45,6 +46,7 @@ class ReleasedPredictorConfig:
         matching: put predicted slots in the order of the last frame's at test time.
     """
 
+    title: ClassVar[str] = "C-JEPA"
     compat: Literal["cjepa"] = "cjepa"
     depth: int = 6
     width: int = 128
@@ -98,7 +100,7 @@ class _Transformer(nn.Module):
         return normed
 
 
-class ReleasedPredictor(nn.Module):
+class ReleasedPredictor(Predictor):
     """The released masked predictor with the interface of ``MaskedPredictor``; tensors have the authors' names.
 
     Args:
@@ -114,10 +116,10 @@ class ReleasedPredictor(nn.Module):
     grows = True  # a rollout's history grows to ``config.history`` frames
 
     def __init__(self, config: ReleasedPredictorConfig, n_slots: int, proprio_dim: int, action_dim: int) -> None:
-        super().__init__()
+        super().__init__(config.history, n_slots, config.future)
         if (proprio_dim == 0) != (action_dim == 0):
             raise ValueError(f"the released predictors have both nodes or none, got P={proprio_dim}, A={action_dim}")
-        self.config, self.n_slots, self.nodes = config, n_slots, proprio_dim > 0
+        self.config, self.nodes = config, proprio_dim > 0
         self.proprio_dim, self.action_dim = proprio_dim, action_dim
         width = config.width
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -153,9 +155,14 @@ class ReleasedPredictor(nn.Module):
         write_json(folder / CONFIG, {"config": asdict(self.config), **sizes, "recipe": recipe})
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer's blocks."""
-        return self.transformer.layers
+    def frame_tokens(self) -> int:
+        """S, and the two nodes if there are."""
+        return self.n_slots + (2 if self.nodes else 0)
+
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Weight matrices of the transformer's blocks."""
+        return [p for p in self.transformer.parameters() if p.ndim == 2]
 
     def embed(self, latent: Latent) -> Latent:
         """Normalised slots (..., S, D) and proprioception (..., P) to what is predicted: (..., S, D) and (..., D)."""
@@ -180,7 +187,9 @@ class ReleasedPredictor(nn.Module):
             ValueError: shapes that do not fit the configuration.
         """
         frames = history.slots.shape[1]
-        self._check(history, actions, future)
+        self._check_history(history, future)
+        if self.nodes and actions.shape[1] < frames:
+            raise ValueError(f"{frames} history frames need {frames} action blocks, got {actions.shape[1]}")
         cells = history.slots
         if self.nodes:
             nodes = torch.stack([history.proprio, self.action_encoder(actions[:, :frames])], dim=2)
@@ -200,17 +209,6 @@ class ReleasedPredictor(nn.Module):
         predicted = predicted[:, : predicted.shape[1] - self.config.future + future]
         proprio = predicted[:, :, self.n_slots] if self.nodes else predicted.new_empty(*predicted.shape[:2], 0)
         return Latent(predicted[:, :, : self.n_slots], proprio)
-
-    def _check(self, history: Latent, actions: Tensor, future: int) -> None:
-        frames, slots = history.slots.shape[1:3]
-        if not 1 <= frames <= self.config.history:
-            raise ValueError(f"history has {frames} frames; this predictor takes 1..{self.config.history}")
-        if not 1 <= future <= self.config.future:
-            raise ValueError(f"asked for {future} future frames; this predictor gives 1..{self.config.future} per call")
-        if self.nodes and actions.shape[1] < frames:
-            raise ValueError(f"{frames} history frames need {frames} action blocks, got {actions.shape[1]}")
-        if slots != self.n_slots:
-            raise ValueError(f"history has {slots} slots, the predictor {self.n_slots}")
 
     def _ordered(self, predicted: Tensor, last: Tensor) -> Tensor:
         """Predicted cells (B, F, N, D) with slots in the order that puts the first frame's nearest to ``last``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,12 @@ from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
 from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
-from cjepa_agent.training.loop import Run, TrainerConfig
+from cjepa_agent.training.loop import Run, Stage, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.world_model import EncoderConfig
+from cjepa_agent.world_model import EncoderConfig, TrainedPredictorConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
 
@@ -39,7 +40,7 @@ class TrainConfig:
         init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
         encoder: architecture of the slot encoder.
         predictor: architecture of the predictor.
-        mask: which history cells are hidden while the predictor trains.
+        mask: which history cells are hidden while C-JEPA's predictor trains; nothing is from the others.
         slot_training: how slots are learned.
         dynamics: what the predictor is trained on.
         aloe: architecture of what answers questions.
@@ -53,7 +54,7 @@ class TrainConfig:
     out: Path = field(default_factory=lambda: cache_folder() / "run")
     init: str | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    predictor: TrainedPredictorConfig = field(default_factory=PredictorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
@@ -64,22 +65,35 @@ class TrainConfig:
 
 def train(config: TrainConfig) -> None:
     """Run the stage to its end."""
-    if config.stage == "vqa":
-        train_vqa(config)
-        return
+    make_run(config).fit()
+
+
+def make_run(config: TrainConfig) -> Run:
+    """The run of the stage, as far as it has got."""
+    stages: dict[str, Callable[[TrainConfig], Stage]] = {
+        "encoder": _encoder_stage,
+        "predictor": _predictor_stage,
+        "vqa": _vqa_stage,
+    }
+    return Run(stages[config.stage](config), config.trainer, config.out)
+
+
+def _encoder_stage(config: TrainConfig) -> EncoderStage:
+    data = EpisodeFile(config.data)
+    stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
+    write_json(config.out / RECIPE, {"command": asdict(config), "dataset": data.attrs})
+    return stage
+
+
+def _predictor_stage(config: TrainConfig) -> PredictorStage:
     data = EpisodeFile(config.data)
     recipe = {"command": asdict(config), "dataset": data.attrs}
-    if config.stage == "encoder":
-        encoder_stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
-        write_json(config.out / RECIPE, recipe)
-        Run(encoder_stage, config.trainer, config.out).fit()
-        return
     slots = SlotData(data, config.slots)
     recipe["encoder"] = read_json(config.slots / RECIPE)
     init = Checkpoint.from_pretrained(config.init) if config.init else None
     if init:
         recipe["init"] = {"version": init.version, "commit": init.commit, "training": init.training}
-    stage = PredictorStage(
+    return PredictorStage(
         slots,
         SlotAutoencoder.load(config.slots),
         config.predictor,
@@ -89,15 +103,12 @@ def train(config: TrainConfig) -> None:
         recipe,
         init,
     )
-    Run(stage, config.trainer, config.out).fit()
 
 
-def train_vqa(config: TrainConfig) -> None:
-    """Run ``stage=vqa`` to its end."""
+def _vqa_stage(config: TrainConfig) -> VQAStage:
     slots = VideoSlots(config.slots)
     recipe = {"command": asdict(config), "slots": slots.identity}
-    stage = VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe)
-    Run(stage, config.trainer, config.out).fit()
+    return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe)
 
 
 main = command("train", TrainConfig, train)

@@ -1,18 +1,22 @@
-"""C-JEPA's world model: frozen encoder, processor, masked predictor; encode once, roll out many."""
+"""The world model: frozen encoder, processor, predictor, C-JEPA's or another; encode once, roll out many."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from cjepa_agent.dynamics import Predictor
 from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, VideoEncoder, grid_coordinates
 from cjepa_agent.latent import Latent
-from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
+from cjepa_agent.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.ocvp import OCVPConfig
+from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.processor import Processor
-from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
+from cjepa_agent.released_predictor import ReleasedPredictorConfig
+from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
 from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig
 from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig
@@ -60,7 +64,8 @@ class EncoderConfig:
 
 
 AnyEncoderConfig = EncoderConfig | VideoSAURConfig | StoSAViConfig
-AnyPredictorConfig = PredictorConfig | ReleasedPredictorConfig
+TrainedPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig
+AnyPredictorConfig = TrainedPredictorConfig | ReleasedPredictorConfig
 
 
 def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
@@ -71,7 +76,13 @@ def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
 
 def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:
     """The predictor configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    return (ReleasedPredictorConfig if "compat" in values else PredictorConfig)(**values)
+    if "compat" in values:
+        return ReleasedPredictorConfig(**values)
+    kinds: dict[Any, type[TrainedPredictorConfig]] = {kind.kind: kind for kind in get_args(TrainedPredictorConfig)}
+    name = values.get("kind", PredictorConfig.kind)  # checkpoints older than the other kinds have none
+    if name not in kinds:
+        raise ValueError(f"predictor.kind is {name!r}; expected one of {list(kinds)}")
+    return kinds[name](**values)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class WorldModelConfig:
     """Everything needed to rebuild a world model; saved as ``config.json``.
 
     Attributes:
-        encoder, predictor: architectures, ours or the authors'.
+        encoder, predictor: architectures.
         proprio_dim: P, numbers of proprioception.
         env_action_dim: numbers of one environment action.
         action_block: environment actions in one step of the world model.
@@ -122,7 +133,7 @@ class WorldModel(nn.Module):
         self.config = config
         encoder = config.encoder
         self.encoder, self.decoder = encoder.build()
-        self.predictor: MaskedPredictor | ReleasedPredictor = config.predictor.build(
+        self.predictor: Predictor = config.predictor.build(
             encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
         )
         self.processor = Processor(encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim)

@@ -1,8 +1,9 @@
 """Turns a dataclass and a function into a command: Hydra overrides in, a validated configuration out.
 
 Defaults live in the dataclasses alone. Each dataclass is offered to Hydra as the ``default`` option of its group;
-YAML files in the group's folder are named presets that change some of its values. A command may also have a key that
-chooses between dataclasses, and with it which other keys there are (``Variants``).
+YAML files in the group's folder are named presets that change some of its values. A field may hold one of several
+dataclasses: their defaults are then options of the group, too, each named by its ``kind``. A command may also have a
+key that chooses between dataclasses, and with it which other keys there are (``Variants``).
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import dacite
 import hydra
@@ -21,6 +23,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 T = TypeVar("T")
+STRICT = dacite.Config(strict=True, cast=[float, Path, tuple])
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def register(name: str, schema: type[Any] | Variants[Any]) -> None:
     for field, value in _fields(schema):
         if dataclasses.is_dataclass(value):
             store.store(group=field, name="default", node=_plain(value))
+            for kind, alternative in _kinds(schema, field).items():
+                store.store(group=field, name=kind, node=_plain(alternative()))
             defaults.append({field: _choice(schema, field)})
         else:
             scalars[field] = _plain_value(value)
@@ -95,6 +100,20 @@ def register(name: str, schema: type[Any] | Variants[Any]) -> None:
 def _choice(schema: type[Any], field: str) -> str:
     presets: dict[str, str] = getattr(schema, "PRESETS", {})
     return presets.get(field, "default")
+
+
+def _kinds(schema: type[Any], field: str) -> dict[str, type[Any]]:
+    """By ``kind`` the dataclasses that a field may hold; empty if there is no choice."""
+    types = get_args(get_type_hints(schema)[field])
+    return {cls.kind: cls for cls in types} if types and all(map(dataclasses.is_dataclass, types)) else {}
+
+
+def _of_kind(kinds: Mapping[str, type[Any]], values: Mapping[str, Any]) -> Any:
+    """The dataclass that ``values`` are of, by their ``kind``, filled; see ``build`` for what it raises."""
+    kind = str(values.get("kind"))
+    if kind not in kinds:
+        raise ValueError(f"kind is {kind}; expected one of {list(kinds)}")
+    return dacite.from_dict(kinds[kind], values, STRICT)
 
 
 def _fields(schema: type[Any]) -> list[tuple[str, Any]]:
@@ -120,8 +139,12 @@ def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
     values: Any = OmegaConf.to_container(config, resolve=True)
     if isinstance(schema, Variants):
         schema = schema.schemas[values.pop(schema.key)]
+    unions = {hint: _kinds(schema, field) for field, hint in get_type_hints(schema).items()}
+    hooks: dict[type[Any], Callable[[Any], Any]] = {
+        union: partial(_of_kind, kinds) for union, kinds in unions.items() if kinds
+    }
     try:
-        return dacite.from_dict(schema, values, dacite.Config(strict=True, cast=[float, Path, tuple]))
+        return dacite.from_dict(schema, values, dataclasses.replace(STRICT, type_hooks=hooks))
     except dacite.DaciteError as error:
         raise ValueError(f"configuration: {error}") from error
 
@@ -152,8 +175,13 @@ def _help_rows(schema: type[Any], prefix: str) -> list[str]:
     for field, value in _fields(schema):
         if dataclasses.is_dataclass(value):
             presets = sorted(p.stem for p in (Path(__file__).parent / field).glob("*.yaml"))
-            rows += ["", f"{prefix}{field}={'|'.join(['default', *presets])}  {texts.get(field, '')}"]
+            kinds = {kind: cls for kind, cls in _kinds(schema, field).items() if cls is not type(value)}
+            options = "|".join(["default", *kinds, *presets])
+            rows += ["", f"{prefix}{field}={options}  {texts.get(field, '')}"]
             rows += _help_rows(type(value), f"{prefix}{field}.")
+            for kind, cls in kinds.items():
+                rows += ["", f"{prefix}{field}={kind}  {parse(cls.__doc__ or '').description}"]
+                rows += _help_rows(cls, f"{prefix}{field}.")
         else:
             rows.append(f"  {prefix}{field}={_plain_value(value)}  {texts.get(field, '')}")
     return rows

@@ -48,6 +48,7 @@ class EvaluateConfig:
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``; null means
             20, or 50 for coverage, and for each seed of ``task=released``.
+        baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.
         seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
@@ -73,6 +74,7 @@ class EvaluateConfig:
     objectives: RuleObjectives = field(default_factory=RuleObjectives)
     rules: tuple[str, ...] = ("released", "moderate", "strict")
     episodes: int | None = None
+    baselines: bool = True
     oracle_episodes: int = 10
     budget: int | None = None
     seeds: tuple[int, ...] | None = None

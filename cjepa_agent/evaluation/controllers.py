@@ -53,7 +53,8 @@ class AgentController:
 
     def __init__(self, agent: CJEPAAgent) -> None:
         self.agent, self.target = agent, agent.objective.describe()
-        self.name = f"C-JEPA (privileged {agent.observes})" if agent.privileged else "C-JEPA"
+        system = agent.model.config.predictor.title
+        self.name = f"{system} (privileged {agent.observes})" if agent.privileged else system
 
     def begin(self, seeds: Sequence[int]) -> Sequence[Any]:
         """See ``Controller``."""

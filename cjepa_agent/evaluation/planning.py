@@ -69,7 +69,8 @@ class PlanningEvaluation:
         config, scored = self.config, success_rule(rule)
         objective = getattr(config.objectives, rule)
         agent = CJEPAAgent(self.checkpoint, config.planner, objective, config.device, config.seed)
-        controllers: list[Controller] = [NoOpController(), RandomController(), AgentController(agent)]
+        controllers: list[Controller] = [NoOpController(), RandomController()] if config.baselines else []
+        controllers.append(AgentController(agent))
         if config.oracle_episodes:
             controllers.append(OracleController(self.checkpoint.prior, config.planner, scored))
         return controllers

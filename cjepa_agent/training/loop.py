@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,13 @@ def learning_rate(step: int, config: TrainerConfig) -> float:
 
 
 class Run:
-    """One training run in a folder: state, logs, checkpoints."""
+    """One training run in a folder: state, logs, checkpoints.
+
+    Attributes:
+        step: optimiser steps done.
+        seconds: wall-clock time that the steps of the folder's checkpoint took, validation included, also in earlier
+            processes.
+    """
 
     def __init__(self, stage: Stage, config: TrainerConfig, out: Path) -> None:
         self.stage, self.config, self.out = stage, config, out
@@ -162,7 +169,7 @@ class Run:
             else None
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.step = 0
+        self.step, self.seconds, self._counted = 0, 0.0, time.perf_counter()
         self.checkpoint = out / "checkpoint.pt"
         if self.checkpoint.is_file():
             self._load()
@@ -175,6 +182,7 @@ class Run:
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "step": self.step,
+            "seconds": self.seconds,
         }
 
     def _load(self) -> None:
@@ -189,9 +197,11 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
-        self.step = int(state["step"])
+        self.step, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))  # older files do not have it
 
     def _save(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._counted = self.seconds + now - self._counted, now
         if self.fabric.is_global_zero:
             with atomic(self.checkpoint) as temporary:
                 torch.save(self._state(), temporary)
@@ -211,6 +221,7 @@ class Run:
             total=config.steps, initial=self.step, disable=not fabric.is_global_zero, mininterval=2.0, unit="step"
         )
         log = Log(self.out, self.step) if fabric.is_global_zero else None
+        self._counted = time.perf_counter()
         while self.step < config.steps:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""``stage=predictor``: C-JEPA's masked prediction on frozen slots."""
+"""``stage=predictor``: latent dynamics on frozen slots, C-JEPA's masked prediction or a system to compare it with."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import cjepa_loss
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
 from cjepa_agent.training.loop import TrainerConfig
-from cjepa_agent.world_model import WorldModel, WorldModelConfig
+from cjepa_agent.world_model import TrainedPredictorConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior
 
 FIT_ROWS = 20000  # rows that normalisation is fitted on
@@ -59,13 +57,14 @@ class DynamicsTrainingConfig:
 
 
 class PredictorStage:
-    """Draws windows of latents and minimises ``cjepa_loss``, at the end also the error of rollouts.
+    """Draws windows of latents and minimises the predictor's loss, at the end also the error of rollouts.
 
     Args:
         data: slots, proprioception and actions.
         autoencoder: encoder and decoder that the slots come from; they stay as they are.
         predictor: architecture of what is trained.
-        mask: what is hidden of the history.
+        mask: what is hidden of the history from a masked predictor; it is drawn for others, too, so that the same
+            seed gives all of them the same samples.
         dynamics: see there.
         trainer: its steps and seed are read.
         recipe: kept in the checkpoint as the record of the training.
@@ -79,7 +78,7 @@ class PredictorStage:
         self,
         data: SlotData,
         autoencoder: SlotAutoencoder,
-        predictor: PredictorConfig,
+        predictor: TrainedPredictorConfig,
         mask: MaskConfig,
         dynamics: DynamicsTrainingConfig,
         trainer: TrainerConfig,
@@ -102,13 +101,13 @@ class PredictorStage:
 
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """Weight matrices of the transformer blocks."""
-        return [p for p in self.world_model.predictor.blocks.parameters() if p.ndim == 2]
+        """Weight matrices of the predictor's blocks."""
+        return self.world_model.predictor.hidden_matrices
 
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """``cjepa_loss`` on one batch, plus the rollout term in the last part of the training."""
+        """The predictor's loss on one batch, plus the rollout term in the last part of the training."""
         frames = self._history_length(generator)
         starts = self._draw(frames + 1, batch, generator)[rows]
         slots = self.world_model.config.encoder.n_slots
@@ -138,12 +137,12 @@ class PredictorStage:
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Rollout error of object slots after 1..H blocks as a share of the error of copying the first frame."""
-        blocks = self.dynamics.rollout_blocks
+        trained, blocks = _world_model(model), self.dynamics.rollout_blocks
         model_error, copy_error = torch.zeros(blocks), torch.zeros(blocks)
         for starts in np.array_split(self.held_out, max(1, len(self.held_out) // 256)):
             latent, actions = self._windows(starts, blocks + 1)
-            latent = self.world_model.latent(latent.slots, latent.proprio)
-            predicted = roll(self.world_model, latent, actions)
+            latent = trained.latent(latent.slots, latent.proprio)
+            predicted = roll(trained, latent, actions)
             model_error += (predicted.slots - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
             copy_error += (latent.slots[:, :1] - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
         ratio = model_error / copy_error
@@ -154,13 +153,11 @@ class PredictorStage:
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the whole world model as a checkpoint folder ``checkpoint``."""
-        if not isinstance(model, DynamicsLoss):
-            raise TypeError(f"expected the DynamicsLoss that was trained, got {type(model).__name__}")
         block = self.world_model.config.action_block
         blocks = self.data.blocks(self.starts[2], 1, block)[:, 0]
         bound = torch.ones(blocks.shape[1])
         prior = ActionPrior.fit(blocks, -bound, bound)
-        Checkpoint(model.world_model, prior, self.recipe).save_pretrained(folder / "checkpoint")
+        Checkpoint(_world_model(model), prior, self.recipe).save_pretrained(folder / "checkpoint")
 
 
 class DynamicsLoss(nn.Module):
@@ -184,7 +181,7 @@ class DynamicsLoss(nn.Module):
         latent = model.latent(window[0].slots, window[0].proprio)
         history = latent.select((slice(None), slice(0, -1)))
         prediction = model.predictor(history, model.processor.action(window[1]), hidden)
-        terms = cjepa_loss(prediction, latent, hidden, weight)
+        terms = model.predictor.loss(prediction, latent, hidden, weight)
         if rollout is None:
             return terms._asdict()
         target = model.latent(rollout[0].slots, rollout[0].proprio)
@@ -196,8 +193,14 @@ class DynamicsLoss(nn.Module):
         return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
 
 
+def _world_model(model: nn.Module) -> WorldModel:
+    if not isinstance(model, DynamicsLoss):
+        raise TypeError(f"expected the DynamicsLoss that was trained, got {type(model).__name__}")
+    return model.world_model
+
+
 def fitted_world_model(
-    data: SlotData, autoencoder: SlotAutoencoder, predictor: PredictorConfig, horizon: int, seed: int
+    data: SlotData, autoencoder: SlotAutoencoder, predictor: TrainedPredictorConfig, horizon: int, seed: int
 ) -> WorldModel:
     """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
 
@@ -223,7 +226,9 @@ def fitted_world_model(
     return model
 
 
-def continued_world_model(init: Checkpoint, autoencoder: SlotAutoencoder, predictor: PredictorConfig) -> WorldModel:
+def continued_world_model(
+    init: Checkpoint, autoencoder: SlotAutoencoder, predictor: TrainedPredictorConfig
+) -> WorldModel:
     """The world model of ``init``, to train on.
 
     Raises:

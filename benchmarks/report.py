@@ -1,0 +1,43 @@
+"""A JSON file of measurements that a killed benchmark resumes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cjepa_agent.files import plain, read_json, write_json
+from cjepa_agent.provenance import provenance
+
+
+class Report:
+    """Measurements by name, all of one configuration; the file is written after each.
+
+    Args:
+        path: the JSON file; what it holds is kept.
+        config: settings that the measurements depend on.
+        key: what the measurements are called in the file.
+
+    Attributes:
+        entries: measurements so far, as JSON gives them back.
+
+    Raises:
+        ValueError: the file holds measurements of another configuration.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], key: str) -> None:
+        self.path, self._key = path, key
+        self._config = json.loads(json.dumps(config, default=plain))
+        found = read_json(path) if path.is_file() else {"config": self._config, key: {}}
+        if found.get("config") != self._config:
+            raise ValueError(
+                f"{path} holds results of {found.get('config')}, these are {self._config}; "
+                f"give another out, or remove it"
+            )
+        self.entries: dict[str, Any] = found[key]
+
+    def add(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add or replace a measurement and write the file."""
+        self.entries[name] = json.loads(json.dumps(entry, default=plain))
+        write_json(self.path, {"config": self._config, self._key: self.entries, "provenance": provenance()})

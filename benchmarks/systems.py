@@ -1,0 +1,268 @@
+"""C-JEPA beside other predictors of slots, trained and scored alike: ``python -m benchmarks.systems``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+from benchmarks.report import Report
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.dynamics import TransformerConfig
+from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
+from cjepa_agent.evaluation.planning import PlanningEvaluation
+from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.masking import MaskConfig
+from cjepa_agent.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.ocvp import OCVPConfig
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.planning import PlannerSettings
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.train import TrainConfig, make_run
+from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from cjepa_agent.world_model import TrainedPredictorConfig
+from configs.command import command
+from envs.files import atomic
+
+UNMASKED = MaskConfig(count=0)
+PAGE = """# C-JEPA beside other predictors of slots
+
+Written by `python -m benchmarks.systems`; settings, machine and all figures are in `{source}`. Each system was trained
+on the same slots with the same {samples:,} windows, optimiser and schedule, and planned the same {episodes} {split}
+pairs per rule with the same search. Success is in percent with Wilson 95 % intervals. The rollout error is that of
+slots on validation episodes as a share of the error of copying the first frame. Parameters are those of the predictor;
+tokens are those of one frame. Seconds are wall-clock time on a machine that may have had other work.
+
+{table}
+"""
+
+
+@dataclass(frozen=True)
+class System:
+    """What is compared.
+
+    Attributes:
+        predictor: architecture.
+        mask: what is hidden from it while it trains.
+    """
+
+    predictor: TrainedPredictorConfig
+    mask: MaskConfig = UNMASKED
+
+
+def system(name: str, sizes: TransformerConfig) -> System:
+    """The system of a name, with about the parameters that ``sizes`` gives C-JEPA.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    values = asdict(sizes)
+    known = {
+        "oc-jepa": System(PredictorConfig(**values)),
+        "oc-dino-wm": System(OCDINOWMConfig(**values)),
+        "slotformer": System(SlotFormerConfig(**values)),
+        # Each of its layers has two blocks.
+        "ocvp": System(OCVPConfig(**{**values, "depth": (sizes.depth + 1) // 2})),
+    }
+    if masked := re.fullmatch(r"c-jepa-([1-9]\d*)", name):
+        return replace(known["oc-jepa"], mask=MaskConfig(count=int(masked[1])))
+    if name not in known:
+        raise ValueError(f"systems has {name!r}; expected some of {['c-jepa-<objects hidden>', *known]}")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class SystemsBenchmark:
+    """Trains every system on the same samples and plans with each on the same pairs; a killed run resumes.
+
+    Attributes:
+        systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
+            ``oc-dino-wm``, ``slotformer``, ``ocvp``.
+        training_seeds: each system is trained once with each.
+        data: episode file, HDF5.
+        slots: folder of extracted slots.
+        runs: folder for training runs; each has a folder of its own there.
+        sizes: of all predictors' transformers; of OCVP's pairs of blocks there are half as many.
+        dynamics: what predictors are trained on.
+        trainer: optimisation; its seed is replaced by ``training_seeds``.
+        planner: how all plan.
+        objectives: what plans are judged by.
+        rules: success rules.
+        episodes: pairs per rule, taken evenly from the manifests of ``seeds``.
+        budget: environment steps per episode.
+        seeds: manifests to take pairs from.
+        split: part of the dataset that the pairs are from.
+        manifests: folder with manifests; empty means those of the package.
+        batch: episodes in lockstep; no effect on results on the CPU.
+        device: for planning, ``cpu`` or ``cuda``.
+        seed: of the planners.
+        out: folder for the JSON file.
+        page: Markdown file for the table.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    PRESETS: ClassVar[dict[str, str]] = {"planner": "fast"}
+
+    systems: tuple[str, ...] = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp")
+    training_seeds: tuple[int, ...] = (0,)
+    data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
+    slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
+    runs: Path = field(default_factory=lambda: cache_folder() / "systems")
+    sizes: TransformerConfig = field(default_factory=TransformerConfig)
+    dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    objectives: RuleObjectives = field(default_factory=RuleObjectives)
+    rules: tuple[str, ...] = ("released", "strict")
+    episodes: int = 150
+    budget: int = 50
+    seeds: tuple[int, ...] = (0, 1, 42)
+    split: str = "test"
+    manifests: str = ""
+    batch: int = 4
+    device: str = "cpu"
+    seed: int = 0
+    out: Path = Path("results")
+    page: Path = Path("docs/systems.md")
+
+    def __post_init__(self) -> None:
+        for name in self.systems:
+            system(name, self.sizes)
+        if not self.systems or not self.training_seeds or min(self.training_seeds) < 0:
+            raise ValueError(
+                f"systems and training_seeds must not be empty and seeds at least 0, "
+                f"got {self.systems} and {self.training_seeds}"
+            )
+        self.evaluation(self.runs)
+
+    def evaluation(self, weights: Path) -> EvaluateConfig:
+        """How a checkpoint is scored."""
+        return EvaluateConfig(
+            weights=str(weights),
+            planner=self.planner,
+            objectives=self.objectives,
+            rules=self.rules,
+            episodes=self.episodes,
+            baselines=False,
+            oracle_episodes=0,
+            budget=self.budget,
+            seeds=self.seeds,
+            split=self.split,
+            manifests=self.manifests,
+            batch=self.batch,
+            videos=0,
+            device=self.device,
+            seed=self.seed,
+        )
+
+    def training(self, name: str, seed: int) -> TrainConfig:
+        """How a system is trained; its folder has a name that only these settings have."""
+        chosen, trainer = system(name, self.sizes), replace(self.trainer, seed=seed)
+        settings = TrainConfig(
+            data=self.data,
+            slots=self.slots,
+            out=self.runs,
+            predictor=chosen.predictor,
+            mask=chosen.mask,
+            dynamics=self.dynamics,
+            trainer=trainer,
+        )
+        digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
+        return replace(settings, out=self.runs / f"{name}-{seed}-{digest}")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that results depend on; those of one file must share them."""
+        values = asdict(self)
+        for name in ("systems", "training_seeds", "runs", "batch", "manifests", "out", "page"):
+            del values[name]
+        return values
+
+
+def run(config: SystemsBenchmark) -> None:
+    """Train and score what is missing in the file, then write and print the table."""
+    report = Report(config.out / "benchmark_systems.json", config.identity(), "systems")
+    wanted = [(f"{name}, seed {seed}", name, seed) for name in config.systems for seed in config.training_seeds]
+    for key, name, seed in tqdm(wanted, unit="system"):
+        if key not in report.entries:
+            report.add(key, measure(config, name, seed))
+    entries = [report.entries[key] for key, _, _ in wanted]
+    header, cells = table(entries)
+    text = PAGE.format(
+        source=report.path.as_posix() if not report.path.is_absolute() else report.path.name,
+        samples=config.trainer.steps * config.trainer.batch,
+        episodes=config.episodes,
+        split=config.split,
+        table=markdown_table(header, cells),
+    )
+    with atomic(config.page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
+
+
+def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
+    """Train a system, as far as that has not been done, and score it."""
+    settings = config.training(name, seed)
+    training = make_run(settings)
+    training.fit()
+    rollout = training.stage.validate(training.evaluated().eval())
+    weights = settings.out / "checkpoint"
+    predictor = Checkpoint.from_pretrained(weights).model.predictor
+    evaluation = PlanningEvaluation(config.evaluation(weights))
+    rows = [row for rule in config.rules for row in evaluation.rows(rule)]
+    return {
+        "system": name,
+        "training_seed": seed,
+        "predictor": asdict(settings.predictor),
+        "mask": asdict(settings.mask),
+        "parameters": sum(p.numel() for p in predictor.parameters()),
+        "frame_tokens": predictor.frame_tokens,
+        "samples": config.trainer.steps * config.trainer.batch,
+        "training_seconds": training.seconds,
+        "rollout": rollout,
+        "rows": [row.summary() for row in rows],
+        "solved": {row.rule: [outcome.success for outcome in row.outcomes] for row in rows},
+    }
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people, a line per training."""
+    columns = [_cells(entry) for entry in entries]
+    return list(columns[0]), [list(cells.values()) for cells in columns]
+
+
+def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    rows = entry["rows"]
+    solves = sum(row["replans"] for row in rows)
+    seconds = sum(row["seconds_per_episode"] * row["episodes"] for row in rows)
+    blocks = max(int(key.rsplit("_", 1)[1]) for key in entry["rollout"])
+    return {
+        "system": entry["system"],
+        "training seed": str(entry["training_seed"]),
+        **{row["rule"]: f"{row['success']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for row in rows},
+        f"rollout error, {blocks} blocks": f"{100 * entry['rollout'][f'against_copy_{blocks}']:.1f} %",
+        "tokens x width": f"{entry['frame_tokens']} x {entry['predictor']['width']}",
+        "parameters": f"{entry['parameters']:,}",
+        "training, s": f"{entry['training_seconds']:.0f}",
+        "s / solve": f"{seconds / solves:.3f}",
+    }
+
+
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown writes it."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
+
+
+main = command("systems", SystemsBenchmark, run, package="benchmarks")
+
+if __name__ == "__main__":
+    main()
