@@ -85,7 +85,7 @@ class Ours:
         self, checkpoint: Checkpoint, settings: PlannerSettings, objective: ObjectiveSettings, device: torch.device
     ) -> None:
         self.device, self.model = device, checkpoint.model.to(device)
-        self.planner = LatentPlanner(self.model, checkpoint.prior.to(device), settings, objective)
+        self.planner = LatentPlanner(self.model, checkpoint.action_prior.to(device), settings, objective)
 
     @torch.no_grad()
     def solve(self, scenes: Scenes, horizon: int, seeds: Sequence[int]) -> Tensor:
@@ -116,7 +116,7 @@ class Published:
     ) -> None:
         self.device, self.reencode, self.model = device, reencode, checkpoint.model.to(device)
         self.objective = replace(objective.build(self.model.config), match=match_on_host)
-        self.prior = settings.search_prior(checkpoint.prior.to(device))
+        self.prior = settings.search_prior(checkpoint.action_prior.to(device))
         self._search = settings.search(self.cost, self.prior)
         self._encoded: tuple[Scenes, PlanStart, Latent] | None = None
 
@@ -174,7 +174,7 @@ class StableWorldModel:
 
         self._solver, self._device, self._settings = CEMSolver, device, settings
         self._model = checkpoint.model.to(device)
-        self._costable = Costable(LatentPlanner(self._model, checkpoint.prior.to(device), settings, objective))
+        self._costable = Costable(LatentPlanner(self._model, checkpoint.action_prior.to(device), settings, objective))
 
     @torch.no_grad()
     def solve(self, scenes: Scenes, horizon: int, seeds: Sequence[int]) -> Tensor:
@@ -213,7 +213,7 @@ def random_network(config: WorldModelConfig, prior: ActionPrior, seed: int) -> C
 def paper_network(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """The paper's predictor with random weights on the checkpoint's encoder sizes."""
     predictor = preset(PredictorConfig, "predictor", "paper")
-    return random_network(replace(checkpoint.model.config, predictor=predictor), checkpoint.prior, seed)
+    return random_network(replace(checkpoint.model.config, predictor=predictor), checkpoint.action_prior, seed)
 
 
 def patch_network(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -221,4 +221,4 @@ def patch_network(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     encoder = EncoderConfig(n_slots=196, slot_dim=384)
     predictor = PredictorConfig(depth=6, width=384, heads=16, mlp=2048)
     config = replace(checkpoint.model.config, encoder=encoder, predictor=predictor, roles={})
-    return random_network(config, checkpoint.prior, seed)
+    return random_network(config, checkpoint.action_prior, seed)

@@ -102,7 +102,8 @@ def measure_scaling(
         config = checkpoint.model.config
         sized = replace(config, encoder=replace(config.encoder, n_slots=n_slots), roles={})
         return time(
-            network=random_network(sized, checkpoint.prior, 0), judged=replace(objective, objects="all", matching=False)
+            network=random_network(sized, checkpoint.action_prior, 0),
+            judged=replace(objective, objects="all", matching=False),
         )
 
     curves = [

@@ -114,7 +114,7 @@ class CJEPAAgent:
         self.model = checkpoint.model.to(self.device).eval()
         self.observes, self.privileged = self.model.encoder.observes, self.model.encoder.privileged
         self.keys = (self.observes, "proprio", f"goal_{self.observes}", "goal_proprio")
-        prior = checkpoint.prior.to(self.device)
+        prior = checkpoint.action_prior.to(self.device)
         self._planner = LatentPlanner(self.model, prior, self.settings, self.objective)
         self._episodes: tuple[Episode, ...] = ()
 
@@ -151,7 +151,7 @@ class CJEPAAgent:
         if not isinstance(observations, gym.spaces.Dict) or not set(self.keys) <= set(observations.spaces):
             advice = self.model.encoder.advice
             raise ValueError(f"the agent needs observations with {list(self.keys)}, got {observations}; {advice}")
-        prior = self.checkpoint.prior
+        prior = self.checkpoint.action_prior
         limits = [bound.cpu().numpy()[: config.env_action_dim] for bound in (prior.low, prior.high)]
         fits = isinstance(actions, gym.spaces.Box) and actions.shape == (config.env_action_dim,)
         if not fits or not (np.array_equal(actions.low, limits[0]) and np.array_equal(actions.high, limits[1])):

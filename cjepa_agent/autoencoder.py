@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from cjepa_agent.encoder import SlotOutput
 from cjepa_agent.files import read_json, write_json
-from cjepa_agent.tensors import load_tensors, save_tensors
+from cjepa_agent.tensors import digest, load_tensors, save_tensors
 from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
 
 CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"
@@ -41,6 +45,24 @@ class SlotAutoencoder(nn.Module):
         autoencoder.encoder.load_state_dict(model.encoder.state_dict())
         autoencoder.decoder.load_state_dict(model.decoder.state_dict())
         return autoencoder
+
+    def is_of(self, model: WorldModel) -> bool:
+        """Whether a world model has this encoder."""
+        own, other = self.encoder.state_dict(), model.encoder.state_dict()
+        same = self.config == model.config.encoder and own.keys() == other.keys()
+        return same and all(torch.equal(own[name], other[name]) for name in own)
+
+    def digest(self) -> str:
+        """SHA-256 of configuration and weights."""
+        config = json.dumps(asdict(self.config), sort_keys=True)
+        return hashlib.sha256((config + digest(self.state_dict())).encode()).hexdigest()
+
+    @staticmethod
+    def copy(source: Path, target: Path) -> None:
+        """Copy what ``save`` wrote, and the recipe beside it, to a folder of slots."""
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, WEIGHTS, RECIPE):
+            shutil.copyfile(source / name, target / name)
 
     def save(self, folder: Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` to ``folder``."""

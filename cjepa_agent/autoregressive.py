@@ -62,7 +62,7 @@ class AutoregressivePredictor(Predictor):
         """
         self._check_history(history, future)
         self._check_actions(history, actions, future)
-        beside = torch.cat([history.proprio, actions], dim=-1).unsqueeze(2).expand(-1, -1, self.n_slots, -1)
+        beside = torch.cat([history.proprio, actions], dim=-1).unsqueeze(2).expand(-1, -1, history.slots.shape[2], -1)
         x = self.interact(self.embed_token(torch.cat([history.slots, beside], dim=-1)))
         read = slice(None) if self.causal and hidden is not None else slice(-1, None)
         x = x[:, read]

@@ -27,7 +27,7 @@ from torch import Tensor
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
-from cjepa_agent.world_model import WorldModel, WorldModelConfig, predictor_config
+from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig, predictor_config
 from envs.files import atomic
 from planners import ActionPrior
 
@@ -35,10 +35,22 @@ BUNDLED = ("pusht", "pusht-unmasked")  # the first is the default
 MODEL_TYPE = "cjepa_agent.world_model"
 CONFIG, MODEL, PROCESSORS, CARD = "config.json", "model.safetensors", "processors.safetensors", "README.md"
 PROCESSOR, PRIOR = "processor.", "action_prior."  # prefixes of the tensors in processors.safetensors
-PRIVILEGED = """
+PRIVILEGED_CARD = """
 **Privileged, for debugging and upper bounds only:** slots come from the simulator's true state by a fixed map, not from
-pixels. `predict` needs that state: `agent.predict({**observation, **info})`.
+pixels.
 """
+PLANNING_USE = """```python
+import gymnasium as gym
+from cjepa_agent.agent import CJEPAAgent
+
+env = gym.make("PushT-v0")
+agent = CJEPAAgent.from_pretrained("<this folder or Hub id>")
+observation, _ = env.reset(seed=0)
+action, _ = agent.predict(observation)
+```"""
+VIDEO_USE = """```bash
+python -m cjepa_agent.rollout checkpoint=<this folder> slots=<slots of videos> out=<folder>
+```"""
 PRIOR_TENSORS = ("mean", "basis", "low", "high")
 
 
@@ -48,25 +60,35 @@ class Checkpoint:
 
     Attributes:
         model: in evaluation mode when loaded.
-        prior: where candidate action blocks come from, (A,) numbers per block.
+        prior: where candidate action blocks come from, (A,) numbers per block; None for a model without actions.
         training: the recipe it was trained with, anything that JSON can hold.
         version: of the package that trained it.
         commit: git commit that trained it, None if unknown.
     """
 
     model: WorldModel
-    prior: ActionPrior
+    prior: ActionPrior | None
     training: Mapping[str, Any] = field(default_factory=dict)
     version: str = field(default_factory=package_version)
     commit: str | None = field(default_factory=git_commit)
 
     def __post_init__(self) -> None:
-        width = self.model.config.action_dim
-        if self.prior.action_dim != width:
+        width, own = self.model.config.action_dim, self.prior.action_dim if self.prior else 0
+        if own != width:
             raise ValueError(
-                f"the action prior has blocks of {self.prior.action_dim} numbers, the world model of {width}; "
+                f"the action prior has blocks of {own} numbers, the world model of {width}; "
                 f"fit the prior to blocks of {self.model.config.action_block} actions"
             )
+
+    @property
+    def action_prior(self) -> ActionPrior:
+        """The prior; raises ValueError for a model without actions, with which nothing can be planned."""
+        if self.prior is None:
+            raise ValueError(
+                "this checkpoint predicts videos and knows no actions, so it cannot plan; "
+                "use it with `python -m cjepa_agent.rollout`"
+            )
+        return self.prior
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the four files to ``folder``, which is made if needed; other files in it stay.
@@ -128,7 +150,8 @@ class Checkpoint:
         """Contents of the two safetensors files."""
         state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         weights, processors = _split(state)
-        prior = {PRIOR + name: value.cpu().contiguous() for name, value in self.prior.tensors().items()}
+        prior = self.prior.tensors() if self.prior else {}
+        prior = {PRIOR + name: value.cpu().contiguous() for name, value in prior.items()}
         return weights, {**processors, **prior}
 
 
@@ -174,9 +197,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ActionPrior]:
-    """Normalisation and action prior."""
+def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ActionPrior | None]:
+    """Normalisation and, unless actions have no numbers, action prior."""
     tensors = read_tensors(path)
+    if not buffers[PROCESSOR + "action_mean"].numel():
+        check_tensors(path, tensors, buffers)
+        return tensors, None
     # ActionPrior checks its own tensors: the number of components is free, and bounds may be infinite.
     prior = {name: tensors.pop(PRIOR + name) for name in PRIOR_TENSORS if PRIOR + name in tensors}
     check_tensors(path, tensors, buffers)
@@ -195,28 +221,27 @@ def model_card(config: Mapping[str, Any]) -> str:
     encoder, predictor = model["encoder"], model["predictor"]
     system = predictor_config(predictor).title
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
-    privileged = PRIVILEGED if encoder["kind"] == "state" else ""
+    privileged = PRIVILEGED_CARD if encoder["kind"] in PRIVILEGED else ""
+    block = model["action_block"]
+    if model["env_action_dim"]:
+        use, tags = PLANNING_USE, ", planning, reinforcement-learning, push-t]\npipeline_tag: reinforcement-learning"
+        task = f"how they move under action blocks of\n{block} actions"
+        if privileged:
+            use += "\n`predict` needs the true state: `agent.predict({**observation, **info})`."
+    else:
+        use, tags, task = VIDEO_USE, ", video-prediction, clevrer]", f"how a video goes on,\nin steps of {block} frames"
     return f"""---
 library_name: cjepa-agent
 license: mit
-tags: [world-model, jepa, object-centric, planning, reinforcement-learning, push-t]
-pipeline_tag: reinforcement-learning
+tags: [world-model, jepa, object-centric{tags}
 ---
 # {system} world model
 {privileged}
 An object-centric world model: a slot encoder turns a frame into {encoder["n_slots"]} object slots of
-{encoder["slot_dim"]} numbers, and a transformer ({system}) predicts how they move under action blocks of
-{model["action_block"]} actions. Made with cjepa-agent, an implementation of C-JEPA (arXiv 2602.11389).
+{encoder["slot_dim"]} numbers, and a transformer ({system}) predicts {task}. Made with cjepa-agent, an
+implementation of C-JEPA (arXiv 2602.11389).
 
-```python
-import gymnasium as gym
-from cjepa_agent.agent import CJEPAAgent
-
-env = gym.make("PushT-v0")
-agent = CJEPAAgent.from_pretrained("<this folder or Hub id>")
-observation, _ = env.reset(seed=0)
-action, _ = agent.predict(observation)
-```
+{use}
 
 | | |
 | --- | --- |

@@ -30,6 +30,7 @@ with contextlib.suppress(ImportError):
 Split = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SPLIT_EVERY = 20
+CLEVRER_FRAMES = "frames.h5"  # the episode file of a CLEVRER data set
 CHUNK_BYTES = 16 * 64 * 64 * 3  # a window of 64 px frames then touches one or two chunks
 CHUNK_ROWS = 4096  # at most
 TYPES: dict[str, DTypeLike] = {"action": np.float32, "proprio": np.float32, "state": np.float64}
@@ -103,6 +104,11 @@ def _create(file: h5py.File, name: str, column: NDArray[Any]) -> None:
     file.create_dataset(
         name, (0, *shape), column.dtype, maxshape=(None, *shape), chunks=(rows, *shape), compression=compression
     )
+
+
+def open_episodes(path: Path) -> EpisodeFile:
+    """The episode file at ``path``, or in the CLEVRER data set there; raises as ``EpisodeFile`` does."""
+    return EpisodeFile(path / CLEVRER_FRAMES if path.is_dir() else path)
 
 
 class EpisodeFile:

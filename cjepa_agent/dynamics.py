@@ -53,10 +53,12 @@ class Predictor(nn.Module, ABC):
 
     Attributes:
         grows: whether a rollout's history grows to its full length, or keeps the length that it starts with.
+        orderless: whether nothing tells slots apart but what they hold, so that some can be left out.
         blocks: the layers between embeddings and heads.
     """
 
     grows: ClassVar[bool]
+    orderless: ClassVar[bool] = False
     blocks: nn.Module
 
     def __init__(self, history: int, n_slots: int, future: int = 1) -> None:
@@ -106,7 +108,7 @@ class Predictor(nn.Module, ABC):
             raise ValueError(f"history has {frames} frames; this predictor takes 1..{self.history}")
         if not 1 <= future <= self.future:
             raise ValueError(f"asked for {future} future frames; this predictor gives 1..{self.future} per call")
-        if slots != self.n_slots:
+        if slots > self.n_slots or (slots < self.n_slots and not self.orderless):
             raise ValueError(f"history has {slots} slots, the predictor {self.n_slots}")
 
     def _check_actions(self, history: Latent, actions: Tensor, future: int) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cjepa_agent.autoencoder import CONFIG, RECIPE, WEIGHTS, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.clevrer_encoder import SLOTS as CLEVRER_SLOTS
+from cjepa_agent.clevrer_slots import encode, extract_scenes
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.world_model import Encoder, EncoderConfig
+from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 
 STATE = Path("state")  # in place of the folder of a trained encoder
@@ -33,12 +30,12 @@ class ExtractConfig:
     """Encode every frame of a dataset with a trained encoder.
 
     Attributes:
-        data: episode file, HDF5.
+        data: episode file, HDF5; or folder of a CLEVRER data set, of which the 128 frames of each video are encoded.
         encoder: folder of a trained encoder; or a checkpoint whose encoder is taken (folder, Hub id or bundled name
             such as ``pusht``); or ``state``: slots from the true state by a fixed map, privileged, for debugging and
             upper bounds.
         out: folder for the slots; an unfinished extraction there is continued.
-        episodes: how many episodes, from the first; 0 for all.
+        episodes: how many episodes, from the first, or videos of each split; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
             training windows start at these frames only: a fifth of the time buys the same number of episodes.
         batch: frames per call.
@@ -54,20 +51,28 @@ class ExtractConfig:
 
 def extract(config: ExtractConfig) -> None:
     """Encode episodes one after another; ``slots.json`` counts the finished ones."""
-    with encoder_folder(config.encoder) as folder:
-        _extract(config, folder)
+    if not config.data.is_dir():
+        with encoder_folder(config.encoder, EncoderConfig(kind="state")) as folder:
+            _extract(config, folder)
+        return
+    if config.stride != 1:
+        raise ValueError(f"all frames of a video are encoded; got stride={config.stride}")
+    with encoder_folder(config.encoder, EncoderConfig(kind="clevrer_state", n_slots=CLEVRER_SLOTS)) as folder:
+        autoencoder = SlotAutoencoder.load(folder)
+        extract_scenes(config.data, autoencoder, config.out, config.episodes, config.batch)
+        autoencoder.copy(folder, config.out)
 
 
 @contextmanager
-def encoder_folder(encoder: Path) -> Iterator[Path]:
-    """The folder of ``encoder``, which for ``state`` and for checkpoints is made and lasts as long as the context."""
+def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
+    """The folder of ``encoder``, which is made for a checkpoint or ``state`` and lasts as long as the context."""
     if (encoder / CONFIG).is_file():
         yield encoder
         return
     with TemporaryDirectory() as name:
         folder = Path(name)
         if encoder == STATE:
-            SlotAutoencoder(EncoderConfig(kind="state")).save(folder)
+            SlotAutoencoder(state).save(folder)
             write_json(folder / RECIPE, {"privileged": "slots from the true state by a fixed map"})
         else:
             try:
@@ -105,28 +110,17 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
         if {key: meta.get(key) for key in identity} != identity:
             raise ValueError(f"{config.out} holds slots of another dataset or encoder ({meta}); choose another out=")
         done = int(meta["episodes"])
-    for name in (CONFIG, WEIGHTS, RECIPE):
-        shutil.copyfile(folder / name, config.out / name)
+    autoencoder.copy(folder, config.out)
     shape = (rows, autoencoder.config.n_slots, autoencoder.config.slot_dim)
     mode = "r+" if done else "w+"
     slots = np.lib.format.open_memmap(config.out / "slots.npy", mode=mode, dtype=np.float16, shape=shape)
     for episode in tqdm(range(done, wanted), initial=done, total=wanted, unit="episode", mininterval=2.0):
         start, length = int(data.offsets[episode]), int(data.lengths[episode])
         observed = data.read(autoencoder.encoder.observes, episode)[:: config.stride]
-        slots[start : start + length : config.stride] = encode(autoencoder.encoder, observed, config.batch)
+        slots[start : start + length : config.stride] = encode(autoencoder.encoder, observed, config.batch).numpy()
         if (episode + 1) % 100 == 0 or episode + 1 == wanted:
             slots.flush()
             write_json(meta_path, {**identity, "episodes": episode + 1})
-
-
-@torch.no_grad()
-def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> NDArray[np.float32]:
-    """Raw slots (M, S, D) float32 of an episode: frames (M, H, W, 3) uint8 or states (M, 7)."""
-    scenes = torch.from_numpy(observed)
-    if isinstance(encoder, VideoEncoder):
-        return encoder.track(scenes).numpy()
-    slots: NDArray[np.float32] = torch.cat([encoder.read(part) for part in scenes.split(batch)]).numpy()
-    return slots
 
 
 def _digest(folder: Path) -> str:

@@ -32,14 +32,14 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weigh
 
     Returns:
         ``history``: mean over each sample's hidden history cells, 0 without any; ``future``: over future object
-        cells; ``proprio``: over future proprioception.
+        cells; ``proprio``: over future proprioception, 0 without any.
     """
     frames = hidden.shape[1]
     slot_error = (prediction.slots - target.slots.detach()).square().mean(-1)
     cells = hidden.sum((1, 2)).clamp(min=1)
     history = ((slot_error[:, :frames] * hidden).sum((1, 2)) / cells).mean()
     future = slot_error[:, frames:].mean()
-    proprio = (prediction.proprio - target.proprio.detach())[:, frames:].square().mean()
+    proprio = mean_square((prediction.proprio - target.proprio.detach())[:, frames:])
     return LossTerms(history + future + proprio_weight * proprio, history, future, proprio)
 
 
@@ -55,6 +55,11 @@ def forecast_loss(prediction: Latent, target: Latent, proprio_weight: float = 1.
         ``history``: 0; ``future``: over all predicted object cells; ``proprio``: over predicted proprioception.
     """
     frames = prediction.slots.shape[1]
-    future = (prediction.slots - target.slots.detach()[:, -frames:]).square().mean()
-    proprio = (prediction.proprio - target.proprio.detach()[:, -frames:]).square().mean()
+    future = mean_square(prediction.slots - target.slots.detach()[:, -frames:])
+    proprio = mean_square(prediction.proprio - target.proprio.detach()[:, -frames:])
     return LossTerms(future + proprio_weight * proprio, torch.zeros_like(future), future, proprio)
+
+
+def mean_square(error: Tensor) -> Tensor:
+    """Mean of the squares; 0 where there is nothing, as in the proprioception of a video."""
+    return error.square().mean() if error.numel() else error.new_zeros(())

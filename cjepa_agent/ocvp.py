@@ -50,6 +50,7 @@ class ObjectTimeBlock(nn.Module):
 class OCVP(AutoregressivePredictor):
     """Object and time attention in turns; arguments are those of ``AutoregressivePredictor``."""
 
+    orderless = True
     encoding: Tensor
     blocks: nn.ModuleList
 

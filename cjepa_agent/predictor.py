@@ -1,8 +1,8 @@
 """The masked predictor: a bidirectional transformer over (time, token) cells.
 
-Tokens of a time step are ``S`` object slots, proprioception, and the action block taken from there. Cells that
-are visible enter as their latent; hidden cells enter as a mask token and a linear map of the object's first frame,
-the identity anchor. All cells carry a time embedding (C-JEPA section 3).
+Tokens of a time step are ``S`` object slots and, where somebody acts, proprioception and the action block taken from
+there. Cells that are visible enter as their latent; hidden cells enter as a mask token and a linear map of the object's
+first frame, the identity anchor. All cells carry a time embedding (C-JEPA section 3).
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ class PredictorConfig(TransformerConfig):
     """Architecture of C-JEPA's predictor.
 
     Attributes:
+        future: most future frames predicted in one call, F.
         auxiliary: ``tokens`` gives proprioception and action tokens of their own; ``concat`` adds them to every
             slot instead (the paper's ablation).
         kind: ``cjepa``.
     """
 
     title: ClassVar[str] = "C-JEPA"
+    future: int = 1
     auxiliary: Literal["tokens", "concat"] = "tokens"
     kind: Literal["cjepa"] = "cjepa"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.future < 1:
+            raise ValueError(f"predictor.future must be positive, got {self.future}")
         if self.auxiliary not in ("tokens", "concat"):
             raise ValueError(f"predictor.auxiliary must be tokens or concat, got {self.auxiliary!r}")
 
@@ -99,41 +103,48 @@ class MaskedPredictor(Predictor):
     Args:
         config: architecture.
         n_slots, slot_dim: S and D of the latents.
-        proprio_dim: P.
-        action_dim: A, numbers in one action block.
-        future: most future frames predicted in one call, F.
+        proprio_dim: P, 0 for videos, in which nobody acts.
+        action_dim: A, numbers in one action block, 0 likewise.
+
+    Raises:
+        ValueError: only one of P and A is 0.
     """
 
     grows = False  # a rollout's history keeps the length that it starts with
+    orderless = True
     blocks: nn.ModuleList
 
-    def __init__(
-        self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int, future: int = 1
-    ) -> None:
-        super().__init__(config.history, n_slots, future)
-        self.config, width = config, config.width
-        self.time = nn.Parameter(torch.randn(config.history + future, width) * 0.02)
-        self.embed_slot, self.embed_action = nn.Linear(slot_dim, width), nn.Linear(action_dim, width)
-        self.embed_proprio = nn.Linear(proprio_dim, width)
-        self.anchor_slot, self.anchor_proprio = nn.Linear(slot_dim, width), nn.Linear(proprio_dim, width)
-        self.mask_slot, self.mask_proprio = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+    def __init__(self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int) -> None:
+        super().__init__(config.history, n_slots, config.future)
+        if (proprio_dim == 0) != (action_dim == 0):
+            raise ValueError(
+                f"proprioception and actions come together or not at all, got P={proprio_dim}, A={action_dim}"
+            )
+        self.config, self.acts, width = config, action_dim > 0, config.width
+        self.time = nn.Parameter(torch.randn(config.history + config.future, width) * 0.02)
+        self.embed_slot = nn.Linear(slot_dim, width)
+        if self.acts:
+            self.embed_action, self.embed_proprio = nn.Linear(action_dim, width), nn.Linear(proprio_dim, width)
+        self.anchor_slot, self.mask_slot = nn.Linear(slot_dim, width), nn.Parameter(torch.zeros(width))
+        if self.acts:
+            self.anchor_proprio, self.mask_proprio = nn.Linear(proprio_dim, width), nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
-        self.head_slot, self.head_proprio = nn.Linear(width, slot_dim), nn.Linear(width, proprio_dim)
-        for head in (self.head_slot, self.head_proprio):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.head_slot = _zero_linear(width, slot_dim)
+        if self.acts:
+            self.head_proprio = _zero_linear(width, proprio_dim)
 
     @property
     def frame_tokens(self) -> int:
         """S, and those of proprioception and action if they have their own."""
-        return self.n_slots + (2 if self.config.auxiliary == "tokens" else 0)
+        return self.n_slots + (2 if self.acts and self.config.auxiliary == "tokens" else 0)
 
     def forward(self, history: Latent, actions: Tensor, hidden: Tensor | None = None, future: int = 1) -> Latent:
         """Predict the cells of history and future.
 
         Args:
-            history: slots (B, T, S, D) and proprio (B, T, P), 1 <= T <= config.history.
+            history: slots (B, T, S, D) and proprio (B, T, P), 1 <= T <= config.history. Slots have no order, so that
+                objects can be left out.
             actions: (B, T + future - 1, A) normalised action blocks, the t-th taken at frame t.
             hidden: (B, T, S) bool, history cells not shown; None at test time. When given, predictions of
                 history cells are returned too.
@@ -146,44 +157,54 @@ class MaskedPredictor(Predictor):
         Raises:
             ValueError: shapes that do not fit the configuration.
         """
-        batch, frames = history.proprio.shape[:2]
+        batch, frames, objects = history.slots.shape[:3]
         self._check_history(history, future)
         self._check_actions(history, actions, future)
         # Short histories end at the same present as long ones, so that "now" has one time embedding.
         first = self.config.history - frames
         time = self.time[first : first + frames + future]
-        slots, proprio = self._state_cells(history, hidden, time, future)
-        action = self.embed_action(actions) + time[: frames + future - 1]
-        if self.config.auxiliary == "concat":
-            padded = F.pad(action, (0, 0, 0, 1))
-            cells = slots + (proprio + padded).unsqueeze(2)
-            state, extra = cells, None
-        else:
-            state, extra = torch.cat([slots, proprio.unsqueeze(2)], dim=2), action
+        state = self._slot_cells(history.slots, hidden, time, future)
+        extra: Tensor | None = None
+        if self.acts:
+            proprio = self._proprio_cells(history.proprio, time, future)
+            action = self.embed_action(actions) + time[: frames + future - 1]
+            if self.config.auxiliary == "concat":
+                padded = F.pad(action, (0, 0, 0, 1))
+                state = state + (proprio + padded).unsqueeze(2)
+            else:
+                state, extra = torch.cat([state, proprio.unsqueeze(2)], dim=2), action
         read_frames = future if hidden is None else frames + future
         read = read_frames * state.shape[2]
         x = state.flatten(1, 2) if extra is None else torch.cat([extra, state.flatten(1, 2)], dim=1)
         for block in self.blocks[:-1]:
             x = block(x, x.shape[1])
         x = self.norm(self.blocks[-1](x, read)).view(batch, read_frames, -1, self.config.width)
-        seen = x[:, :, : self.n_slots]
-        pooled = seen.mean(2) if extra is None else x[:, :, self.n_slots]
-        prediction = Latent(self.head_slot(seen).float(), self.head_proprio(pooled).float())
+        prediction = Latent(self.head_slot(x[:, :, :objects]).float(), self._read_proprio(x))
         return self._add_base(prediction, history, hidden, read_frames, future)
 
-    def _state_cells(self, history: Latent, hidden: Tensor | None, time: Tensor, future: int) -> tuple[Tensor, Tensor]:
-        """Embedded slots (B, T + F, S, width) and proprio (B, T + F, width), time included."""
-        slots = self.embed_slot(history.slots)
-        anchor = self.mask_slot + self.anchor_slot(history.slots[:, :1])
+    def _read_proprio(self, x: Tensor) -> Tensor:
+        """Proprioception (B, frames, P) of cells (B, frames, S or S + 1, width)."""
+        if not self.acts:
+            return x.new_empty(*x.shape[:2], 0)
+        pooled = x.mean(2) if self.config.auxiliary == "concat" else x[:, :, -1]
+        proprio: Tensor = self.head_proprio(pooled).float()
+        return proprio
+
+    def _slot_cells(self, history: Tensor, hidden: Tensor | None, time: Tensor, future: int) -> Tensor:
+        """Embedded slots (B, T + F, S, width) of (B, T, S, D), time included."""
+        slots = self.embed_slot(history)
+        anchor = self.mask_slot + self.anchor_slot(history[:, :1])
         if hidden is not None:
             # A tube hides the first frame too: then no anchor may leak the object's identity.
             anchor = torch.where(hidden[:, :1, :, None], self.mask_slot.to(anchor.dtype), anchor)
             slots = torch.where(hidden.unsqueeze(-1), anchor, slots)
-        slots = torch.cat([slots, anchor.expand(-1, future, -1, -1)], dim=1) + time[:, None]
-        proprio = self.embed_proprio(history.proprio)
-        unseen = self.mask_proprio + self.anchor_proprio(history.proprio[:, :1])
-        proprio = torch.cat([proprio, unseen.expand(-1, future, -1)], dim=1) + time
-        return slots, proprio
+        return torch.cat([slots, anchor.expand(-1, future, -1, -1)], dim=1) + time[:, None]
+
+    def _proprio_cells(self, history: Tensor, time: Tensor, future: int) -> Tensor:
+        """Embedded proprioception (B, T + F, width) of (B, T, P), time included."""
+        unseen = self.mask_proprio + self.anchor_proprio(history[:, :1])
+        cells = torch.cat([self.embed_proprio(history), unseen.expand(-1, future, -1)], dim=1)
+        return cells + time
 
     def _add_base(
         self, prediction: Latent, history: Latent, hidden: Tensor | None, read_frames: int, future: int
@@ -192,6 +213,14 @@ class MaskedPredictor(Predictor):
             return prediction
         slots, proprio = last_visible(history, hidden, future)
         return Latent(prediction.slots + slots[:, -read_frames:], prediction.proprio + proprio[:, -read_frames:])
+
+
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A head that predicts 0 until it is trained."""
+    head = nn.Linear(inputs, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:

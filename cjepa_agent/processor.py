@@ -38,7 +38,9 @@ class Processor(nn.Module):
     action_std: Tensor
 
     @torch.no_grad()
-    def fit(self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int) -> None:
+    def fit(
+        self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int | None
+    ) -> None:
         """Fit on training data.
 
         Args:
@@ -49,7 +51,9 @@ class Processor(nn.Module):
             position_dim: numbers of a slot that belong to the position group; the rest is appearance.
             slot: the slot that sets the scales, the block's: over one horizon its mean squared change becomes one,
                 half of it from each group. A typical plan then counts as much in place as in rotation, and about
-                as much as the change of proprioception.
+                as much as the change of proprioception. None where any object may be in any slot: mean and scales are
+                then those of all slots together, whose variance, not change, becomes one. Change would be made of
+                the few moments at which an object enters or leaves.
 
         Raises:
             ValueError: if anything is not finite.
@@ -57,16 +61,22 @@ class Processor(nn.Module):
         for name, value in (("slots", slots), ("proprio", proprio), ("actions", blocks)):
             if not torch.isfinite(value).all():
                 raise ValueError(f"the training {name} contain NaN or infinite values; clean the dataset first")
-        change = (later - slots)[:, slot].square().mean(0)
+        if slot is None:
+            mean, spread = slots.mean((0, 1)), slots.flatten(0, 1).var(0)
+        else:
+            mean, spread = slots.mean(0), (later - slots)[:, slot].square().mean(0)
         scale = torch.empty_like(self.slot_scale)
         for group in (slice(0, position_dim), slice(position_dim, None)):
-            scale[group] = (0.5 * len(change) / change[group].sum().clamp(min=1e-8)).sqrt()
-        self.slot_mean.copy_(slots.mean(0))
+            scale[group] = (0.5 * len(spread) / spread[group].sum().clamp(min=1e-8)).sqrt()
+        self.slot_mean.copy_(mean)
         self.slot_scale.copy_(scale)
-        self.proprio_mean.copy_(proprio.mean(0))
-        self.proprio_std.copy_(proprio.std(0).clamp(min=1e-6))
-        self.action_mean.copy_(blocks.mean(0))
-        self.action_std.copy_(blocks.std(0).clamp(min=1e-6))
+        for centre, deviation, values in (
+            (self.proprio_mean, self.proprio_std, proprio),
+            (self.action_mean, self.action_std, blocks),
+        ):
+            if values.shape[1]:
+                centre.copy_(values.mean(0))
+                deviation.copy_(values.std(0).clamp(min=1e-6))
 
     def state(self, slots: Tensor, proprio: Tensor) -> Latent:
         """Raw slots (..., S, D) and proprioception (..., P) to a latent."""

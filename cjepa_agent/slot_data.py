@@ -1,13 +1,17 @@
 """Frozen slots of a dataset on disk, and windows over them for training.
 
-A slots folder holds ``slots.npy``, (rows, S, D) memory-mapped, row for row beside the episode file's columns, float16
-or, converted from the authors' pickles, float32; and ``slots.json``, which says which dataset and encoder
-it belongs to, how many episodes are done, and the stride: only every ``stride``-th frame of an episode has slots.
+A slots folder of episodes holds ``slots.npy``, (rows, S, D) memory-mapped, row for row beside the episode file's
+columns, float16 or, converted from the authors' pickles, float32; and ``slots.json``, which says which dataset and
+encoder it belongs to, how many episodes are done, and the stride: only every ``stride``-th frame of an episode has
+slots. Slots of videos are in the folders of ``VideoSlots``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +21,70 @@ from torch import Tensor
 from cjepa_agent.data import EpisodeFile, Split
 from cjepa_agent.files import read_json
 from cjepa_agent.latent import Latent
+from cjepa_agent.video_slots import META, VideoSlots
+from envs.clevrer.dataset import split_of
 
 
-class SlotData:
+class SlotWindows(ABC):
+    """Windows over slots, proprioception and actions of many episodes or videos, which lie one after another in rows.
+
+    Attributes:
+        name: of the dataset, for messages.
+        origin: what the dataset is, for the record of a training.
+        slots: (rows, S, D).
+        proprio: (rows, P).
+        actions: (rows, A of one environment action).
+        stride: windows start at every ``stride``-th row of an episode.
+    """
+
+    name: str
+    origin: Mapping[str, Any]
+    slots: NDArray[np.float16]
+    proprio: Tensor
+    actions: Tensor
+    stride: int
+
+    @abstractmethod
+    def spans(self, split: Split) -> list[tuple[int, int]]:
+        """First row and number of rows of each episode of ``split`` whose slots have been extracted."""
+
+    def window_starts(self, split: Split, frames: int, block: int) -> NDArray[np.int64]:
+        """Rows from which ``frames`` frames, ``block`` rows apart, have slots and lie inside one episode.
+
+        Raises:
+            ValueError: no episode of the split is that long, or the block is no multiple of the slots' stride.
+        """
+        span = (frames - 1) * block
+        if block % self.stride:
+            raise ValueError(
+                f"the slots' stride {self.stride} does not divide the action block {block}; extract them anew"
+            )
+        starts = [np.arange(first, first + rows - span, self.stride) for first, rows in self.spans(split)]
+        rows = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
+        if len(rows) == 0:
+            raise ValueError(
+                f"{self.name} has no {split} episode of {span + 1} steps with slots; "
+                f"collect longer episodes or extract more of them"
+            )
+        return rows
+
+    def frames(self, rows: NDArray[np.int64]) -> Latent:
+        """Raw slots (..., S, D) and proprioception (..., P), float32, of rows (...)."""
+        return Latent(torch.from_numpy(self.slots[rows].astype(np.float32)), self.proprio[torch.from_numpy(rows)])
+
+    def blocks(self, starts: NDArray[np.int64], blocks: int, block: int) -> Tensor:
+        """Action blocks (B, blocks, block * action width) taken from rows (B,) on, in environment units."""
+        rows = torch.from_numpy(starts)[:, None] + torch.arange(blocks * block)
+        taken: Tensor = self.actions[rows].unflatten(1, (blocks, block))
+        return taken.flatten(2)
+
+    def windows(self, starts: NDArray[np.int64], frames: int, block: int) -> tuple[Latent, Tensor]:
+        """Frames ``block`` rows apart (B, frames, ...) and the action blocks between them (B, frames - 1, A)."""
+        rows = starts[:, None] + np.arange(frames) * block
+        return self.frames(rows), self.blocks(starts, frames - 1, block)
+
+
+class SlotData(SlotWindows):
     """Slots, proprioception and actions of a dataset, in memory-mapped and plain arrays.
 
     Args:
@@ -36,10 +101,11 @@ class SlotData:
             raise FileNotFoundError(f"no slots in {folder}; make them with `python -m cjepa_agent.extract`")
         self.meta = read_json(folder / "slots.json")
         try:
-            self.slots: NDArray[np.float16] = np.load(folder / "slots.npy", mmap_mode="r")
+            self.slots = np.load(folder / "slots.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder / 'slots.npy'} is not a readable array: {error}") from error
-        self.episodes = episodes
+        self.episodes, self.name, self.origin = episodes, str(episodes.path), episodes.attrs
+        self.stride = int(self.meta["stride"])
         self.proprio = torch.from_numpy(episodes.read_all("proprio"))
         self.actions = torch.from_numpy(episodes.read_all("action"))
         if len(self.slots) != len(self.proprio):
@@ -55,37 +121,42 @@ class SlotData:
         chosen = self.episodes.episodes(split)
         return chosen[chosen < int(self.meta["episodes"])]
 
-    def window_starts(self, split: Split, frames: int, block: int) -> NDArray[np.int64]:
-        """Rows from which ``frames`` frames, ``block`` rows apart, have slots and lie inside one episode.
+    def spans(self, split: Split) -> list[tuple[int, int]]:
+        """See ``SlotWindows``."""
+        offsets, lengths = self.episodes.offsets, self.episodes.lengths
+        return [(int(offsets[episode]), int(lengths[episode])) for episode in self.done(split)]
 
-        Raises:
-            ValueError: no episode of the split is that long, or the block is no multiple of the slots' stride.
-        """
-        span, stride = (frames - 1) * block, int(self.meta["stride"])
-        if block % stride:
-            raise ValueError(f"the slots' stride {stride} does not divide the action block {block}; extract them anew")
-        starts = [
-            np.arange(self.episodes.offsets[e], self.episodes.offsets[e] + self.episodes.lengths[e] - span, stride)
-            for e in self.done(split)
+
+class VideoSlotData(SlotWindows):
+    """Slots of CLEVRER videos, in which nobody acts: no proprioception and no actions (P = A = 0).
+
+    Args:
+        videos: their slots.
+    """
+
+    stride = 1
+
+    def __init__(self, videos: VideoSlots) -> None:
+        self.videos, self.name, self.origin = videos, str(videos.folder), videos.identity
+        self.slots = videos.array.reshape(-1, *videos.array.shape[2:])
+        self.proprio = self.actions = torch.empty(len(self.slots), 0)
+
+    def spans(self, split: Split) -> list[tuple[int, int]]:
+        """See ``SlotWindows``; a video's split follows from its index, as in ``envs.clevrer.dataset``."""
+        frames = self.videos.frames
+        return [
+            (row * frames, frames) for row, scene in enumerate(self.videos.scenes) if split in ("all", split_of(scene))
         ]
-        rows = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
-        if len(rows) == 0:
-            raise ValueError(
-                f"{self.episodes.path} has no {split} episode of {span + 1} steps with slots; "
-                f"collect longer episodes or extract more of them"
-            )
-        return rows
 
-    def frames(self, rows: NDArray[np.int64]) -> Latent:
-        """Raw slots (..., S, D) and proprioception (..., P), float32, of rows (...)."""
-        return Latent(torch.from_numpy(self.slots[rows].astype(np.float32)), self.proprio[torch.from_numpy(rows)])
 
-    def blocks(self, starts: NDArray[np.int64], blocks: int, block: int) -> Tensor:
-        """Action blocks (B, blocks, block * action width) taken from rows (B,) on, in environment units."""
-        rows = torch.from_numpy(starts)[:, None] + torch.arange(blocks * block)
-        return self.actions[rows].reshape(len(starts), blocks, -1)
+def open_slots(data: Path, folder: Path) -> SlotWindows:
+    """The slots in a folder: those of the episode file ``data``, or those of videos, which need no other file.
 
-    def windows(self, starts: NDArray[np.int64], frames: int, block: int) -> tuple[Latent, Tensor]:
-        """Frames ``block`` rows apart (B, frames, ...) and the action blocks between them (B, frames - 1, A)."""
-        rows = starts[:, None] + np.arange(frames) * block
-        return self.frames(rows), self.blocks(starts, frames - 1, block)
+    Raises:
+        FileNotFoundError: no slots there, or no episode file.
+        ValueError: the slots belong to another dataset, or are not readable.
+    """
+    meta = folder / META
+    if meta.is_file() and "scenes" in read_json(meta):
+        return VideoSlotData(VideoSlots(folder))
+    return SlotData(EpisodeFile(data), folder)

@@ -35,6 +35,7 @@ class SlotFormerConfig(TransformerConfig):
 class SlotFormer(AutoregressivePredictor):
     """Pre-norm transformer without a final norm; arguments are those of ``AutoregressivePredictor``."""
 
+    orderless = True
     time: Tensor
 
     def __init__(

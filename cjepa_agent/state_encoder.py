@@ -34,12 +34,12 @@ class StateEncoding(NamedTuple):
     centroid: Tensor
 
 
-def appearance_basis(width: int) -> Tensor:
-    """``FEATURES`` orthonormal rows of ``width`` numbers.
+def appearance_basis(width: int, features: int = FEATURES) -> Tensor:
+    """``features`` orthonormal rows of ``width`` numbers.
 
     Cosines, not random numbers: those differ between releases of PyTorch, and a checkpoint relies on these.
     """
-    frequency, place = torch.arange(1, FEATURES + 1), torch.arange(width, dtype=torch.float64) + 0.5
+    frequency, place = torch.arange(1, features + 1), torch.arange(width, dtype=torch.float64) + 0.5
     return (math.sqrt(2 / width) * (math.pi / width * torch.outer(frequency, place)).cos()).float()
 
 

@@ -9,12 +9,12 @@ from typing import Literal
 
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data import open_episodes
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slot_data import SlotData
+from cjepa_agent.slot_data import open_slots
 from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
 from cjepa_agent.training.loop import Run, Stage, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
@@ -34,7 +34,7 @@ class TrainConfig:
 
     Attributes:
         stage: ``encoder``, ``predictor`` or ``vqa``.
-        data: episode file, HDF5; the folder of a CLEVRER data set (vqa).
+        data: episode file, HDF5, or folder of a CLEVRER data set; a predictor of slots of videos does not need it.
         slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
         init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
@@ -79,17 +79,15 @@ def make_run(config: TrainConfig) -> Run:
 
 
 def _encoder_stage(config: TrainConfig) -> EncoderStage:
-    data = EpisodeFile(config.data)
+    data = open_episodes(config.data)
     stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
     write_json(config.out / RECIPE, {"command": asdict(config), "dataset": data.attrs})
     return stage
 
 
 def _predictor_stage(config: TrainConfig) -> PredictorStage:
-    data = EpisodeFile(config.data)
-    recipe = {"command": asdict(config), "dataset": data.attrs}
-    slots = SlotData(data, config.slots)
-    recipe["encoder"] = read_json(config.slots / RECIPE)
+    slots = open_slots(config.data, config.slots)
+    recipe = {"command": asdict(config), "dataset": slots.origin, "encoder": read_json(config.slots / RECIPE)}
     init = Checkpoint.from_pretrained(config.init) if config.init else None
     if init:
         recipe["init"] = {"version": init.version, "commit": init.commit, "training": init.training}

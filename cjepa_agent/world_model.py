@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from cjepa_agent.clevrer_encoder import CLEVRERStateDecoder, CLEVRERStateEncoder
 from cjepa_agent.dynamics import Predictor
 from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, VideoEncoder, grid_coordinates
 from cjepa_agent.latent import Latent
@@ -21,8 +22,11 @@ from cjepa_agent.state_encoder import StateDecoder, StateEncoder
 from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig
 from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig
 
-Encoder = SlotEncoder | StateEncoder | VideoEncoder
-Decoder = SlotDecoder | StateDecoder | SlotMixer | BroadcastDecoder
+Encoder = SlotEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder
+Decoder = SlotDecoder | StateDecoder | CLEVRERStateDecoder | SlotMixer | BroadcastDecoder
+
+
+PRIVILEGED = ("state", "clevrer_state")  # kinds of encoders that see what no camera shows
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class EncoderConfig:
     """Architecture of the slot encoder and its decoder.
 
     Attributes:
-        kind: ``slots`` reads pixels; ``state`` maps the simulator's true state to slots (debugging, upper bounds).
+        kind: ``slots`` reads pixels; ``state`` and ``clevrer_state`` map the true state of Push-T and of CLEVRER scenes
+            to slots (debugging, upper bounds).
         n_slots: S.
         slot_dim: D.
         image_size: side of the input frames, px; frames of other sizes are resized.
@@ -48,8 +53,8 @@ class EncoderConfig:
     decoder_width: int = 96
 
     def __post_init__(self) -> None:
-        if self.kind not in ("slots", "state"):
-            raise ValueError(f"encoder.kind must be slots or state, got {self.kind!r}")
+        if self.kind not in ("slots", *PRIVILEGED):
+            raise ValueError(f"encoder.kind must be one of {['slots', *PRIVILEGED]}, got {self.kind!r}")
         if self.slot_dim <= POSITION_DIM:
             raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM}, got {self.slot_dim}")
         if min(self.n_slots, self.image_size, self.width, self.iterations, self.decoder_width) < 1:
@@ -59,6 +64,8 @@ class EncoderConfig:
         """The encoder, and the decoder that draws its slots; learned weights start random."""
         if self.kind == "state":
             return StateEncoder(self.n_slots, self.slot_dim), StateDecoder()
+        if self.kind == "clevrer_state":
+            return CLEVRERStateEncoder(self.n_slots, self.slot_dim), CLEVRERStateDecoder()
         encoder = SlotEncoder(self.n_slots, self.slot_dim, self.image_size, self.width, self.iterations)
         return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
@@ -91,9 +98,9 @@ class WorldModelConfig:
 
     Attributes:
         encoder, predictor: architectures.
-        proprio_dim: P, numbers of proprioception.
-        env_action_dim: numbers of one environment action.
-        action_block: environment actions in one step of the world model.
+        proprio_dim: P, numbers of proprioception; 0 for videos, in which nobody acts.
+        env_action_dim: numbers of one environment action, 0 likewise.
+        action_block: environment actions in one step of the world model; for videos, frames from one step to the next.
         roles: slot index of each object whose role was found from data, e.g. ``{"agent": 2, "block": 0}``.
     """
 
@@ -191,6 +198,33 @@ class WorldModel(nn.Module):
             window = Latent.cat([window, steps[-1]], dim=1).select((slice(None), slice(-frames, None)))
         path = Latent.cat(steps, dim=1)
         return Latent(path.slots.unflatten(0, (batch, candidates)), path.proprio.unflatten(0, (batch, candidates)))
+
+    def forecast(self, history: Latent, steps: int, hidden: Tensor | None = None) -> Latent:
+        """Predict how a video goes on, F frames per call, each from the last T, for a model without actions.
+
+        All F are predicted even where fewer are left: they attend to each other, and in training there were as many.
+
+        Args:
+            history: slots (B, T, S, D), oldest first, and proprio (B, T, 0), 1 <= T <= config.predictor.history.
+            steps: frames to predict, ``action_block`` video frames apart like those of the history.
+            hidden: (B, T, S) bool, what is hidden of the history in every call; None for nothing.
+
+        Returns:
+            Slots (B, steps, S, D) and proprio (B, steps, 0).
+
+        Raises:
+            ValueError: the model takes actions.
+        """
+        if self.config.action_dim:
+            raise ValueError(f"this model needs blocks of {self.config.action_dim} actions; use rollout")
+        frames, future = history.slots.shape[1], self.predictor.future
+        path = history
+        while path.slots.shape[1] < frames + steps:
+            window = path.select((slice(None), slice(-frames, None)))
+            nothing = window.proprio.new_empty(len(window.proprio), frames + future - 1, 0)
+            predicted = self.predictor(window, nothing, hidden, future)
+            path = Latent.cat([path, predicted.select((slice(None), slice(-future, None)))], dim=1)
+        return path.select((slice(None), slice(frames, frames + steps)))
 
     @torch.no_grad()
     def decode(self, latent: Latent, size: int = 64) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ S, D, P, A = 4, 16, 3, 6
 def make_predictor(**changes: object) -> MaskedPredictor:
     torch.manual_seed(0)
     predictor = MaskedPredictor(
-        PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, **changes}), S, D, P, A, future=2
+        PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, "future": 2, **changes}), S, D, P, A
     )
     for parameter in predictor.parameters():  # the output heads start at zero, which would hide every dependence
         torch.nn.init.normal_(parameter, std=0.2)
@@ -127,6 +127,70 @@ class TestLoss:
         assert target.slots.grad is None and prediction.slots.grad is not None
 
 
+class TestVideos:
+    """Without proprioception and actions."""
+
+    def make(self, **changes: object) -> MaskedPredictor:
+        torch.manual_seed(0)
+        config = PredictorConfig(**{"depth": 2, "width": 32, "mlp": 64, "future": 3, **changes})  # type: ignore[arg-type]
+        predictor = MaskedPredictor(config, S, D, 0, 0)
+        for parameter in predictor.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        return predictor.eval()
+
+    def past(self, objects: int = S) -> Latent:
+        return Latent(history().slots[:, :, :objects], torch.zeros(2, 3, 0))
+
+    @torch.no_grad()
+    def test_shapes_and_weights(self) -> None:
+        predictor, hidden = self.make(), torch.zeros(2, 3, S, dtype=torch.bool)
+        future = predictor(self.past(), torch.zeros(2, 5, 0), future=3)
+        assert future.slots.shape == (2, 3, S, D) and future.proprio.shape == (2, 3, 0)
+        assert predictor(self.past(), torch.zeros(2, 5, 0), hidden, 3).slots.shape == (2, 6, S, D)
+        assert not [name for name in predictor.state_dict() if "proprio" in name or "action" in name]
+        assert all(parameter.numel() for parameter in predictor.parameters())
+
+    @torch.no_grad()
+    def test_all_frames_of_a_call_are_those_of_a_plain_transformer(self) -> None:
+        predictor, past = self.make(residual=False), self.past()
+        hidden = sample_mask(MaskConfig(count=2), 2, 3, S, torch.Generator().manual_seed(0))
+        cells = []
+        for frame in range(6):
+            for slot in range(S):
+                query = predictor.mask_slot + predictor.anchor_slot(past.slots[:, 0, slot])
+                seen = predictor.embed_slot(past.slots[:, frame, slot]) if frame < 3 else query
+                shown = ~hidden[:, frame, slot, None] if frame < 3 else torch.zeros(2, 1, dtype=torch.bool)
+                cells.append(torch.where(shown, seen, query) + predictor.time[frame])
+        x = torch.stack(cells, dim=1)
+        for block in predictor.blocks:
+            x = block(x, x.shape[1])
+        expected = predictor.head_slot(predictor.norm(x)).unflatten(1, (6, S))
+        assert torch.allclose(predictor(past, torch.zeros(2, 5, 0), hidden, 3).slots, expected, atol=1e-5)
+
+    @torch.no_grad()
+    def test_hidden_objects_do_not_leak(self) -> None:
+        predictor, past = self.make(residual=False), self.past()
+        hidden = torch.zeros(2, 3, S, dtype=torch.bool)
+        hidden[:, 1:, 1] = True
+        before = predictor(past, torch.zeros(2, 5, 0), hidden, 3).slots
+        past.slots[:, 1:, 1] += 10.0
+        assert torch.equal(before, predictor(past, torch.zeros(2, 5, 0), hidden, 3).slots)
+
+    @torch.no_grad()
+    def test_objects_can_be_left_out(self) -> None:
+        made = self.make()(self.past(3), torch.zeros(2, 5, 0), future=3)
+        assert made.slots.shape == (2, 3, 3, D)
+
+    def test_half_of_the_auxiliary_tokens_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="P=3, A=0"):
+            MaskedPredictor(PredictorConfig(), S, D, P, 0)
+
+    def test_loss_without_proprioception(self) -> None:
+        target = Latent(history(2, 6).slots, torch.zeros(2, 6, 0))
+        terms = cjepa_loss(Latent(target.slots + 1, target.proprio), target, torch.zeros(2, 3, S, dtype=torch.bool))
+        assert terms.proprio == 0 and terms.total.item() == pytest.approx(1.0)
+
+
 class TestPredictor:
     def test_shapes(self) -> None:
         predictor, hidden = make_predictor(), torch.zeros(2, 3, S, dtype=torch.bool)
@@ -208,8 +272,9 @@ class TestPredictor:
             predictor(history(), torch.zeros(2, 2, A))
         with pytest.raises(ValueError, match="3 future frames"):
             predictor(history(), torch.zeros(2, 5, A), future=3)
-        with pytest.raises(ValueError, match="3 slots"):
-            predictor(history().select((slice(None), slice(None), slice(0, 3))), torch.zeros(2, 3, A))
+        more = Latent(history().slots.repeat(1, 1, 2, 1), history().proprio)
+        with pytest.raises(ValueError, match="8 slots, the predictor 4"):
+            predictor(more, torch.zeros(2, 3, A))
         with pytest.raises(ValueError, match="multiple"):
             PredictorConfig(width=30, heads=4)
 

@@ -13,7 +13,7 @@ BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
 # Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
 # search then settles for plans that bring the agent to its place and leave the block where it is.
 BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
-TASKS = ("planning", "released", "coverage", "probe", "vqa")
+TASKS = ("planning", "released", "coverage", "probe", "rollout", "vqa")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class EvaluateConfig:
 
     Attributes:
         task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
-            (from random starts to the fixed goal), ``probe`` (what the slots encode), ``vqa`` (CLEVRER's questions),
-            or ``released``: planning by the protocol of the paper's numbers, with its known flaws named (give
-            ``planner=full`` and ``data``).
+            (from random starts to the fixed goal), ``probe`` (what the slots encode), ``released``: planning by the
+            protocol of the paper's numbers, with its known flaws named (give ``planner=full`` and ``data``),
+            ``rollout`` (how far predicted CLEVRER objects are from the true ones), or ``vqa`` (CLEVRER's questions).
         weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; the folder ``checkpoint`` of
             ``train stage=vqa`` for ``task=vqa``.
         planner: how the agent plans.
@@ -54,9 +54,10 @@ class EvaluateConfig:
         seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
         split: part of the dataset that the pairs are from; ``validation`` for tuning.
         manifests: folder with manifests; empty means those of the package.
-        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER folder for ``vqa``; empty means the
-            cache's.
-        slots: folder of the videos' slots for ``task=vqa``; empty means the cache's.
+        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for ``rollout`` and ``vqa``;
+            empty means the cache's.
+        slots: folder of the videos' slots for ``task=vqa``, of those that ``python -m cjepa_agent.rollout`` wrote for
+            ``task=rollout``; empty means the cache's.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.

@@ -72,7 +72,7 @@ class PlanningEvaluation:
         controllers: list[Controller] = [NoOpController(), RandomController()] if config.baselines else []
         controllers.append(AgentController(agent))
         if config.oracle_episodes:
-            controllers.append(OracleController(self.checkpoint.prior, config.planner, scored))
+            controllers.append(OracleController(self.checkpoint.action_prior, config.planner, scored))
         return controllers
 
     def _episodes(self, rule: str, controller: Controller) -> int:

@@ -16,8 +16,9 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
+from cjepa_agent.losses import mean_square
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.slot_data import SlotData
+from cjepa_agent.slot_data import SlotWindows
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.world_model import TrainedPredictorConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior
@@ -31,8 +32,11 @@ class DynamicsTrainingConfig:
     """What the predictor is trained on.
 
     Attributes:
+        action_block: environment actions in one step of the model; for videos the frames from one step to the next.
         single_frame: probability that a batch's history is one frame, as that of plans is (``planner.context``); the
-            others have two to ``predictor.history`` frames, of which objects can be hidden.
+            others have ``shortest`` to ``predictor.history`` frames, of which objects can be hidden.
+        shortest: see there.
+        context: frames of history that rollouts start from.
         rollout_from: share of the training after which the loss also runs through a rollout.
         rollout_blocks: its length in action blocks; also the horizon of validation.
         rollout_batch: samples per step of the rollout term.
@@ -41,7 +45,10 @@ class DynamicsTrainingConfig:
         windows: validation windows.
     """
 
+    action_block: int = 5
     single_frame: float = 0.6
+    shortest: int = 2
+    context: int = 1
     rollout_from: float = 0.75
     rollout_blocks: int = 5
     rollout_batch: int = 32
@@ -52,8 +59,12 @@ class DynamicsTrainingConfig:
     def __post_init__(self) -> None:
         if not (0 <= self.single_frame <= 1 and 0 <= self.rollout_from <= 1):
             raise ValueError(f"dynamics.single_frame and rollout_from are shares in [0, 1], got {self}")
-        if min(self.rollout_blocks, self.rollout_batch, self.windows) < 1:
-            raise ValueError(f"dynamics.rollout_blocks, rollout_batch and windows must be positive, got {self}")
+        if min(self.action_block, self.context, self.rollout_blocks, self.rollout_batch, self.windows) < 1:
+            raise ValueError(
+                f"dynamics.action_block, context, rollout_blocks, rollout_batch, windows must be positive, got {self}"
+            )
+        if self.shortest < 2:
+            raise ValueError(f"dynamics.shortest must be at least 2, got {self.shortest}; see single_frame")
 
 
 class PredictorStage:
@@ -71,12 +82,13 @@ class PredictorStage:
         init: a checkpoint whose predictor and normalisation the training starts from; None starts anew.
 
     Raises:
-        ValueError: ``init`` has another encoder or another predictor architecture.
+        ValueError: ``init`` has another encoder or another predictor architecture, or the history is shorter than
+            ``dynamics`` asks for.
     """
 
     def __init__(
         self,
-        data: SlotData,
+        data: SlotWindows,
         autoencoder: SlotAutoencoder,
         predictor: TrainedPredictorConfig,
         mask: MaskConfig,
@@ -87,15 +99,26 @@ class PredictorStage:
     ) -> None:
         self.data, self.mask, self.dynamics = data, mask, dynamics
         self.steps, self.recipe = trainer.steps, recipe
+        if dynamics.context > predictor.history or dynamics.shortest > max(2, predictor.history):
+            raise ValueError(
+                f"predictor.history is {predictor.history}, less than dynamics.context {dynamics.context} or "
+                f"dynamics.shortest {dynamics.shortest}"
+            )
         if init is None:
-            self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics.rollout_blocks, trainer.seed)
+            self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics, trainer.seed)
         else:
             self.world_model = continued_world_model(init, autoencoder, predictor)
         self.model = DynamicsLoss(self.world_model, dynamics)
-        self.history, block = predictor.history, self.world_model.config.action_block
-        lengths = {*range(2, self.history + 2), dynamics.rollout_blocks + 1}
+        if self.world_model.config.action_block != dynamics.action_block:
+            raise ValueError(
+                f"init has action blocks of {self.world_model.config.action_block}, dynamics.action_block is "
+                f"{dynamics.action_block}; set the same"
+            )
+        self.history, self.future = predictor.history, self.world_model.predictor.future
+        block, self.path = self.world_model.config.action_block, dynamics.context + dynamics.rollout_blocks
+        lengths = {self.path, *(frames + self.future for frames in range(1, self.history + 1))}
         self.starts = {frames: data.window_starts("train", frames, block) for frames in lengths}
-        held_out = data.window_starts("validation", dynamics.rollout_blocks + 1, block)
+        held_out = data.window_starts("validation", self.path, block)
         order = np.random.default_rng(trainer.seed).permutation(len(held_out))[: dynamics.windows]
         self.held_out = held_out[order]
 
@@ -109,22 +132,22 @@ class PredictorStage:
     ) -> dict[str, Tensor]:
         """The predictor's loss on one batch, plus the rollout term in the last part of the training."""
         frames = self._history_length(generator)
-        starts = self._draw(frames + 1, batch, generator)[rows]
+        starts = self._draw(frames + self.future, batch, generator)[rows]
         slots = self.world_model.config.encoder.n_slots
         hidden = sample_mask(self.mask, batch, frames, slots, generator)[rows]
         rollout = None
         if step >= self.dynamics.rollout_from * self.steps:
             share = self.dynamics.rollout_batch * (rows.stop - rows.start) // batch
             offset = rows.start // (rows.stop - rows.start) * share
-            drawn = self._draw(self.dynamics.rollout_blocks + 1, self.dynamics.rollout_batch, generator)
-            rollout = self._windows(drawn[offset : offset + share], self.dynamics.rollout_blocks + 1)
-        terms: dict[str, Tensor] = model(self._windows(starts, frames + 1), hidden, rollout)
+            drawn = self._draw(self.path, self.dynamics.rollout_batch, generator)
+            rollout = self._windows(drawn[offset : offset + share], self.path)
+        terms: dict[str, Tensor] = model(self._windows(starts, frames + self.future), hidden, rollout)
         return terms
 
     def _history_length(self, generator: torch.Generator) -> int:
         if self.history == 1 or float(torch.rand((), generator=generator)) < self.dynamics.single_frame:
             return 1
-        return int(torch.randint(2, self.history + 1, (), generator=generator))
+        return int(torch.randint(self.dynamics.shortest, self.history + 1, (), generator=generator))
 
     def _draw(self, frames: int, count: int, generator: torch.Generator) -> NDArray[np.int64]:
         starts = self.starts[frames]
@@ -136,15 +159,17 @@ class PredictorStage:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Rollout error of object slots after 1..H blocks as a share of the error of copying the first frame."""
-        trained, blocks = _world_model(model), self.dynamics.rollout_blocks
+        """Rollout error of object slots after 1..H blocks, also as a share of the error of copying the last frame."""
+        trained = _world_model(model)
+        blocks, context = self.dynamics.rollout_blocks, self.dynamics.context
         model_error, copy_error = torch.zeros(blocks), torch.zeros(blocks)
         for starts in np.array_split(self.held_out, max(1, len(self.held_out) // 256)):
-            latent, actions = self._windows(starts, blocks + 1)
+            latent, actions = self._windows(starts, self.path)
             latent = trained.latent(latent.slots, latent.proprio)
-            predicted = roll(trained, latent, actions)
-            model_error += (predicted.slots - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
-            copy_error += (latent.slots[:, :1] - latent.slots[:, 1:]).square().mean((0, 2, 3)) * len(starts)
+            predicted = roll(trained, latent, actions, context)
+            last, later = latent.slots[:, context - 1 : context], latent.slots[:, context:]
+            model_error += (predicted.slots - later).square().mean((0, 2, 3)) * len(starts)
+            copy_error += (last - later).square().mean((0, 2, 3)) * len(starts)
         ratio = model_error / copy_error
         error = model_error / len(self.held_out)
         return {f"rollout_{h + 1}": float(error[h]) for h in range(blocks)} | {
@@ -153,11 +178,15 @@ class PredictorStage:
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the whole world model as a checkpoint folder ``checkpoint``."""
-        block = self.world_model.config.action_block
-        blocks = self.data.blocks(self.starts[2], 1, block)[:, 0]
+        Checkpoint(_world_model(model), self._action_prior(), self.recipe).save_pretrained(folder / "checkpoint")
+
+    def _action_prior(self) -> ActionPrior | None:
+        config = self.world_model.config
+        if config.action_dim == 0:
+            return None
+        blocks = self.data.blocks(self.starts[1 + self.future], 1, config.action_block)[:, 0]
         bound = torch.ones(blocks.shape[1])
-        prior = ActionPrior.fit(blocks, -bound, bound)
-        Checkpoint(_world_model(model), prior, self.recipe).save_pretrained(folder / "checkpoint")
+        return ActionPrior.fit(blocks, -bound, bound)
 
 
 class DynamicsLoss(nn.Module):
@@ -173,23 +202,22 @@ class DynamicsLoss(nn.Module):
         """Loss terms of one batch.
 
         Args:
-            window: raw slots (B, T + 1, S, D), raw proprio (B, T + 1, P); action blocks (B, T, A).
+            window: raw slots (B, T + F, S, D), raw proprio (B, T + F, P); action blocks (B, T + F - 1, A).
             hidden: (B, T, S).
-            rollout: raw latents (R, H + 1, ...), action blocks (R, H, A), or None.
+            rollout: raw latents (R, context + H, ...), action blocks (R, context + H - 1, A), or None.
         """
-        model, weight = self.world_model, self.dynamics.proprio_weight
-        latent = model.latent(window[0].slots, window[0].proprio)
-        history = latent.select((slice(None), slice(0, -1)))
-        prediction = model.predictor(history, model.processor.action(window[1]), hidden)
+        model, weight, context = self.world_model, self.dynamics.proprio_weight, self.dynamics.context
+        latent, frames = model.latent(window[0].slots, window[0].proprio), hidden.shape[1]
+        history = latent.select((slice(None), slice(0, frames)))
+        future = latent.slots.shape[1] - frames
+        prediction = model.predictor(history, model.processor.action(window[1]), hidden, future)
         terms = model.predictor.loss(prediction, latent, hidden, weight)
         if rollout is None:
             return terms._asdict()
         target = model.latent(rollout[0].slots, rollout[0].proprio)
-        predicted = roll(model, target, rollout[1])
-        later = target.select((slice(None), slice(1, None)))
-        along = (predicted.slots - later.slots).square().mean() + weight * (
-            predicted.proprio - later.proprio
-        ).square().mean()
+        predicted = roll(model, target, rollout[1], context)
+        later = target.select((slice(None), slice(context, None)))
+        along = mean_square(predicted.slots - later.slots) + weight * mean_square(predicted.proprio - later.proprio)
         return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
 
 
@@ -200,29 +228,42 @@ def _world_model(model: nn.Module) -> WorldModel:
 
 
 def fitted_world_model(
-    data: SlotData, autoencoder: SlotAutoencoder, predictor: TrainedPredictorConfig, horizon: int, seed: int
+    data: SlotWindows,
+    autoencoder: SlotAutoencoder,
+    predictor: TrainedPredictorConfig,
+    dynamics: DynamicsTrainingConfig,
+    seed: int,
 ) -> WorldModel:
     """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
+
+    Videos have no roles: whatever moves can be in any slot.
 
     Args:
         data: slots of a dataset.
         autoencoder: where they come from.
         predictor: architecture.
-        horizon: planning horizon in action blocks.
+        dynamics: its rollouts are as long as the planning horizon.
         seed: of the predictor's weights and of the rows that normalisation is fitted on.
     """
-    config = WorldModelConfig(encoder=autoencoder.config, predictor=predictor)
+    config = WorldModelConfig(
+        encoder=autoencoder.config,
+        predictor=predictor,
+        proprio_dim=data.proprio.shape[1],
+        env_action_dim=data.actions.shape[1],
+        action_block=dynamics.action_block,
+    )
+    horizon = dynamics.rollout_blocks
     starts = data.window_starts("train", horizon + 1, config.action_block)
     chosen = np.random.default_rng(seed).choice(starts, min(FIT_ROWS, len(starts)), replace=False)
     now, later = data.frames(chosen), data.frames(chosen + horizon * config.action_block)
     blocks = data.blocks(chosen, 1, config.action_block)[:, 0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = replace(config, roles=find_roles(now, later))
+        config = replace(config, roles=find_roles(now, later) if config.proprio_dim else {})
         model = WorldModel(config)
     model.encoder.load_state_dict(autoencoder.encoder.state_dict())
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
-    model.processor.fit(now.slots, later.slots, now.proprio, blocks, POSITION_DIM, config.roles["block"])
+    model.processor.fit(now.slots, later.slots, now.proprio, blocks, POSITION_DIM, config.roles.get("block"))
     return model
 
 
@@ -237,8 +278,7 @@ def continued_world_model(
     model = init.model
     if model.config.predictor != predictor:
         raise ValueError(f"init has the predictor {model.config.predictor}, asked for is {predictor}; set the same")
-    own, other = model.encoder.state_dict(), autoencoder.encoder.state_dict()
-    if own.keys() != other.keys() or not all(torch.equal(own[name], other[name]) for name in own):
+    if not autoencoder.is_of(model):
         raise ValueError("init has another encoder than the slots; extract slots with encoder=<the same checkpoint>")
     return model
 
@@ -267,8 +307,20 @@ def find_roles(now: Latent, later: Latent) -> dict[str, int]:
     return {"agent": agent, "block": int(moved.argmax())}
 
 
-def roll(model: WorldModel, latent: Latent, actions: Tensor) -> Latent:
-    """Rollout from the first frame of latents (B, H + 1, ...) along the actions taken (B, H, A): (B, H, ...)."""
-    first = latent.select((slice(None), slice(0, 1)))
-    predicted = model.rollout(first, actions[:, :0], actions.unsqueeze(1))
+def roll(model: WorldModel, latent: Latent, actions: Tensor, context: int) -> Latent:
+    """Rollout from the first frames of latents (B, context + H, ...).
+
+    Args:
+        model: predicts.
+        latent: where to start; what comes after the context is not looked at.
+        actions: (B, context + H - 1, A), those that were taken.
+        context: frames to start from.
+
+    Returns:
+        Latents (B, H, ...).
+    """
+    history = latent.select((slice(None), slice(0, context)))
+    if model.config.action_dim == 0:
+        return model.forecast(history, latent.slots.shape[1] - context)
+    predicted = model.rollout(history, actions[:, : context - 1], actions[:, context - 1 :].unsqueeze(1))
     return predicted.select((slice(None), 0))

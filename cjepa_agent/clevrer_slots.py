@@ -1,0 +1,130 @@
+"""Slots of the scenes of a CLEVRER data set, as ``python -m cjepa_agent.extract`` writes them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.clevrer_encoder import scene_states
+from cjepa_agent.data import CLEVRER_FRAMES, SPLITS, EpisodeFile
+from cjepa_agent.encoder import VideoEncoder
+from cjepa_agent.files import read_json, write_json
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.world_model import Encoder
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import VISIBLE_FRAMES
+
+RECORD = "scenes.json"  # which scenes can be read, so that a continued run need not try again
+
+
+class ObservedScenes:
+    """What an encoder observes of the scenes of a data set: their true states, or their pictures.
+
+    Pictures are those of ``frames.h5``, on which encoders are trained, if the data set has it, else those of the
+    videos, which have lost a little.
+
+    Args:
+        folder: the data set.
+        observes: of the encoder, ``state`` or ``pixels``.
+        limit: scenes of each split, from the first; 0 for all.
+
+    Attributes:
+        scenes: indices of those that have a file, readable or not, ascending.
+
+    Raises:
+        FileNotFoundError: no data set there.
+        ValueError: it has nothing of the kind.
+    """
+
+    def __init__(self, folder: Path, observes: str, limit: int) -> None:
+        self.dataset = Dataset(folder)
+        self.kind = "annotation" if observes == "state" else "video"
+        self.scenes = [scene for split in SPLITS for scene in self.dataset.scenes(self.kind, split)[: limit or None]]
+        if not self.scenes:
+            raise ValueError(f"{folder} has no {self.kind} of any scene, which this encoder observes")
+        frames = folder / CLEVRER_FRAMES
+        self._frames = EpisodeFile(frames) if self.kind == "video" and frames.is_file() else None
+        self._episodes: dict[int, int] = {}
+        if self._frames:
+            indices = self._frames.read_all("scene")[self._frames.offsets]
+            self._episodes = {int(scene): episode for episode, scene in enumerate(indices)}
+
+    def read(self, scene: int) -> NDArray[Any]:
+        """States (128, 6, 7) float32 or pictures (128, H, W, 3) uint8; raises OSError or ValueError if broken."""
+        if self.kind == "annotation":
+            return scene_states(self.dataset.trajectory(scene), VISIBLE_FRAMES)
+        if self._frames and scene in self._episodes:
+            return self._frames.read("pixels", self._episodes[scene])
+        return self.dataset.video(scene)
+
+    def digest(self) -> str:
+        """SHA-256 of names and sizes of the files that are read."""
+        paths = [self.dataset.path(self.kind, scene) for scene in self.scenes]
+        paths += [self._frames.path] if self._frames else []
+        lines = [f"{path.relative_to(self.dataset.folder)} {path.stat().st_size}" for path in paths]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def extract_scenes(data: Path, autoencoder: SlotAutoencoder, out: Path, limit: int, batch: int) -> None:
+    """Write the slots of all splits of the data set to one folder of ``VideoSlots``; a killed run is continued.
+
+    Scenes that cannot be read are reported, listed in ``scenes.json`` and left out.
+
+    Args:
+        data: the data set.
+        autoencoder: its encoder makes the slots.
+        out: the folder.
+        limit: scenes of each split, from the first; 0 for all.
+        batch: frames per call of the encoder.
+
+    Raises:
+        FileNotFoundError: no data set there.
+        ValueError: the folder holds slots of something else, or no scene can be read.
+    """
+    source = ObservedScenes(data, autoencoder.encoder.observes, limit)
+    identity = {"dataset": source.digest(), "encoder": autoencoder.digest()}
+    scenes = _readable_scenes(source, identity, out)
+    done = VideoSlots.finished(out, identity, scenes)
+    shape = (VISIBLE_FRAMES, autoencoder.config.n_slots, autoencoder.config.slot_dim)
+    bar = tqdm(scenes[done:], initial=done, total=len(scenes), unit="video", mininterval=2.0)
+    videos = (encode(autoencoder.encoder, source.read(scene), batch) for scene in bar)
+    VideoSlots.write(out, identity, scenes, shape, videos)
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> Tensor:
+    """Raw slots (M, S, D) float32 of an episode: frames (M, H, W, 3) uint8 or states (M, ...)."""
+    scenes = torch.from_numpy(np.ascontiguousarray(observed))
+    if isinstance(encoder, VideoEncoder):
+        return encoder.track(scenes)
+    return torch.cat([encoder.read(part) for part in scenes.split(batch)])
+
+
+def _readable_scenes(source: ObservedScenes, identity: dict[str, str], out: Path) -> list[int]:
+    record = out / RECORD
+    if record.is_file():
+        known = read_json(record)
+        if known["identity"] != identity:
+            raise ValueError(f"{out} holds slots made of {known['identity']}; choose another out=")
+        return [int(scene) for scene in known["scenes"]]
+    VideoSlots.finished(out, identity, source.scenes)  # refuses a folder with slots of another kind
+    broken: dict[int, str] = {}
+    for scene in tqdm(source.scenes, desc="checking", unit="video", mininterval=2.0):
+        try:
+            source.read(scene)
+        except (OSError, ValueError) as error:
+            broken[scene] = str(error)
+            tqdm.write(f"left out: {error}")
+    scenes = [scene for scene in source.scenes if scene not in broken]
+    if not scenes:
+        raise ValueError(f"none of the {len(broken)} scenes of {source.dataset.folder} can be read")
+    write_json(record, {"identity": identity, "scenes": scenes, "left_out": broken})
+    return scenes

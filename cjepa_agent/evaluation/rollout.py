@@ -1,0 +1,132 @@
+"""``task=rollout``: predicted CLEVRER objects against the true ones, in the frames that no video shows.
+
+Slots must be those of ``encoder=state``, which can be read back. Where an object is counts from the last observed frame
+on, for those objects that the camera sees then and still sees at the frame in question. A collision is predicted where
+two objects that were apart come nearer than ``CONTACT``.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, SceneReading, read_scene, scene_states
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.files import write_json
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.provenance import provenance
+from cjepa_agent.video_slots import VideoSlots
+from envs.clevrer.dataset import Dataset, split_of
+from envs.clevrer.physics import Trajectory
+from envs.clevrer.questions.facts import shown_collisions
+from envs.clevrer.shapes import RADIUS
+
+CONTACT = 2.5 * RADIUS  # between centres; discs touch at 2 radii, cubes at 2 to 2.8
+AHEAD = (1, 8, 16, 32, 52)  # frames after the last observed one
+
+Pairs = frozenset[frozenset[int]]
+
+
+def run(config: EvaluateConfig) -> str:
+    """Measure, write ``rollout.json`` to ``config.out``, return the table."""
+    slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_rollout"))
+    if not isinstance(SlotAutoencoder.load(slots.folder).encoder, CLEVRERStateEncoder):
+        raise ValueError(
+            f"{slots.folder} holds slots of pixels, whose objects cannot be read out; extract encoder=state"
+        )
+    if "observed" not in slots.identity:
+        raise ValueError(f"{slots.folder} holds observed slots; continue them with `python -m cjepa_agent.rollout`")
+    observed, data = int(slots.identity["observed"]), Dataset(Path(config.data or cache_folder() / "clevrer"))
+    scenes = [scene for scene in slots.scenes if split_of(scene) == config.split]
+    if not scenes:
+        raise ValueError(f"{slots.folder} has no scene of split {config.split!r}")
+    errors, copied, counts = [], [], np.zeros((2, 3), np.int64)
+    for scene in scenes:
+        trajectory, reading = data.trajectory(scene), read_scene(slots.read(scene))
+        own, still = position_errors(trajectory, reading, observed)
+        errors.append(own)
+        copied.append(still)
+        happened = hidden_pairs(trajectory, observed, slots.frames)
+        truth = read_scene(_true_slots(trajectory, slots.frames))
+        counts += [_confusion(predicted_pairs(found, observed), happened) for found in (reading, truth)]
+    rows = _rows(np.concatenate(errors, axis=1), np.concatenate(copied, axis=1))
+    scores = {name: _f1(*row) for name, row in zip(("predicted", "true positions"), counts.tolist(), strict=True)}
+    report = {
+        "config": config.record(),
+        "slots": slots.identity,
+        "scenes": len(scenes),
+        "mean_position_error_radii": rows,
+        "collision_pairs_f1": scores,
+        "provenance": provenance(),
+    }
+    path = Path(config.out) / "rollout.json"
+    write_json(path, report)
+    cells = [
+        [str(row["frames_ahead"]), f"{row['predicted']:.2f}", f"{row['copied']:.2f}", str(row["objects"])]
+        for row in rows
+    ]
+    table = plain_table(["frames ahead", "error [radii]", "copying [radii]", "objects"], cells)
+    pairs = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    return f"{table}\n\nF1 of colliding pairs: {pairs}\n\nwritten: {path}"
+
+
+def position_errors(
+    trajectory: Trajectory, reading: SceneReading, observed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances (frames - observed, 6) [radii] from where objects truly are, of the prediction and of the last frame.
+
+    NaN where the camera does not see the object, or did not at the last observed frame.
+    """
+    truth = scene_states(trajectory, len(reading.presence)).astype(np.float64)
+    inside, place = truth[..., 0] > 0, truth[..., 1:3]
+    counted = inside[observed:] & inside[observed - 1]
+    guesses = (reading.position.numpy()[observed:], place[observed - 1])
+    own, still = (np.linalg.norm(guess - place[observed:], axis=-1) / RADIUS for guess in guesses)
+    return np.where(counted, own, np.nan), np.where(counted, still, np.nan)
+
+
+def hidden_pairs(trajectory: Trajectory, observed: int, frames: int) -> Pairs:
+    """Pairs that truly collide in frames ``observed`` to ``frames`` - 1, as questions count them."""
+    return frozenset(frozenset(c.ids) for c in shown_collisions(trajectory) if observed <= c.frame < frames)
+
+
+def predicted_pairs(reading: SceneReading, observed: int) -> Pairs:
+    """Pairs of present objects that come nearer than ``CONTACT`` after the last observed frame."""
+    place, present = reading.position[observed - 1 :], reading.presence[observed - 1 :] > 0.5
+    found = []
+    for a, b in combinations(range(place.shape[1]), 2):
+        near = ((place[:, a] - place[:, b]).norm(dim=-1) < CONTACT) & present[:, a] & present[:, b]
+        if bool(near.any()) and not bool(near[0]):
+            found.append(frozenset((a, b)))
+    return frozenset(found)
+
+
+def _true_slots(trajectory: Trajectory, frames: int) -> torch.Tensor:
+    return CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, frames)))
+
+
+def _confusion(predicted: Pairs, happened: Pairs) -> tuple[int, int, int]:
+    return len(predicted & happened), len(predicted - happened), len(happened - predicted)
+
+
+def _f1(both: int, only_predicted: int, only_happened: int) -> float:
+    return 2 * both / max(1, 2 * both + only_predicted + only_happened)
+
+
+def _rows(own: NDArray[np.float64], still: NDArray[np.float64]) -> list[dict[str, float | int]]:
+    return [
+        {
+            "frames_ahead": ahead,
+            "predicted": float(np.nanmean(own[ahead - 1])),
+            "copied": float(np.nanmean(still[ahead - 1])),
+            "objects": int(np.isfinite(own[ahead - 1]).sum()),
+        }
+        for ahead in AHEAD
+        if ahead <= len(own) and np.isfinite(own[ahead - 1]).any()
+    ]

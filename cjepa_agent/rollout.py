@@ -1,0 +1,179 @@
+"""``python -m cjepa_agent.rollout``: continue the slots of videos with a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.tensors import digest
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.world_model import WorldModel
+from configs.command import command
+
+COPY = "copy"  # in place of a checkpoint
+Removal = Literal["drop", "empty", "mask"]
+Continue = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Continue the slots of videos: frames 128 to 160 of CLEVRER's, or as far as you like.
+
+    Observed frames are copied as they are. With ``remove`` the first frames that the predictor needs are continued over
+    the whole video, once without each object: ``out`` then holds a folder ``without_<slot>`` for each.
+
+    Attributes:
+        checkpoint: predictor trained on slots of videos: a folder or Hub id; or ``copy``, which repeats the last frame.
+        slots: folder of slots, written by ``python -m cjepa_agent.extract``, of the encoder that the predictor is for.
+        out: folder for the longer slots; an unfinished rollout there is continued.
+        frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.
+        remove: how an object is taken away: ``none`` takes none; ``drop`` leaves its slot out of the attention, and it
+            stays 0; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
+        batch: videos per call.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    checkpoint: str = field(default_factory=lambda: str(cache_folder() / "run" / "checkpoint"))
+    slots: Path = field(default_factory=lambda: cache_folder() / "clevrer_slots")
+    out: Path = field(default_factory=lambda: cache_folder() / "clevrer_rollout")
+    frames: int = 160
+    remove: Literal["none", "drop", "empty", "mask"] = "none"
+    batch: int = 64
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.checkpoint == COPY and self.remove != "none":
+            raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
+
+
+def rollout(config: RolloutConfig) -> None:
+    """Continue all videos, or all of them without each object."""
+    source = VideoSlots(config.slots)
+    if config.frames < source.frames:
+        raise ValueError(f"frames={config.frames}, but {config.slots} has {source.frames} already")
+    autoencoder = SlotAutoencoder.load(config.slots)
+    identity = {"slots": source.identity, "observed": source.frames, "checkpoint": COPY}
+    if config.checkpoint == COPY:
+        missing = config.frames - source.frames
+        _write(config, config.out, source, autoencoder, identity, lambda slots: _repeated(slots, missing))
+        return
+    model = _load(config, autoencoder)
+    identity["checkpoint"] = digest(model.state_dict())
+    if config.remove == "none":
+        _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
+        return
+    for slot in object_slots(model):
+        own = {**identity, "remove": config.remove, "slot": slot}
+        without = _remover(model, slot, config.remove, config.frames)
+        _write(config, config.out / f"without_{slot}", source, autoencoder, own, without)
+
+
+def _load(config: RolloutConfig, autoencoder: SlotAutoencoder) -> WorldModel:
+    model = Checkpoint.from_pretrained(config.checkpoint).model
+    if model.config.action_dim:
+        raise ValueError(f"{config.checkpoint} predicts what actions do; this command takes predictors of videos")
+    if not autoencoder.is_of(model):
+        raise ValueError(f"{config.checkpoint} was trained on slots of another encoder than those in {config.slots}")
+    if config.remove == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
+        raise ValueError("only slots of encoder=state have an empty slot; use remove=drop or remove=mask")
+    return model.to(config.device).eval()
+
+
+def _write(
+    config: RolloutConfig,
+    out: Path,
+    source: VideoSlots,
+    autoencoder: SlotAutoencoder,
+    identity: dict[str, Any],
+    continuation: Continue,
+) -> None:
+    """Write the continuation of each video; a killed run starts again at the batch that it was at."""
+    done = VideoSlots.finished(out, identity, source.scenes)
+    autoencoder.copy(source.folder, out)
+
+    def videos() -> Iterator[Tensor]:
+        bar = tqdm(total=len(source.scenes), initial=done, unit="video", mininterval=2.0, desc=out.name)
+        for first in range(done, len(source.scenes), config.batch):
+            scenes = source.scenes[first : first + config.batch]
+            slots = torch.stack([source.read(scene) for scene in scenes])
+            yield from continuation(slots.to(config.device)).cpu()
+            bar.update(len(scenes))
+
+    shape = (config.frames, *source.array.shape[2:])
+    VideoSlots.write(out, identity, source.scenes, shape, videos(), every=config.batch)
+
+
+def _repeated(slots: Tensor, frames: int) -> Tensor:
+    return torch.cat([slots, slots[:, -1:].expand(-1, frames, -1, -1)], dim=1)
+
+
+def object_slots(model: WorldModel) -> range:
+    """Slots that can hold an object: all where the encoder does not tell which one is the background."""
+    count = model.config.encoder.n_slots
+    return range(count - 1 if isinstance(model.encoder, CLEVRERStateEncoder) else count)
+
+
+@torch.no_grad()
+def continued(
+    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop"
+) -> Tensor:
+    """Slots (B, frames, S, D): those given, then those that the model predicts.
+
+    A model whose steps are f frames long runs f times, once on each f-th frame from offset o < f on: C-JEPA's released
+    rollout, https://github.com/galilai-group/cjepa. Frame T + i is then the (i // f)-th of the run with offset i mod f.
+
+    Args:
+        model: predicts slots of videos.
+        slots: raw, (B, T, S, D).
+        frames: length of the result.
+        removed: a slot that is taken away from the history.
+        how: see ``RolloutConfig.remove``.
+
+    Raises:
+        ValueError: the video is shorter than the model's history.
+    """
+    step, history, observed = model.config.action_block, model.config.predictor.history, slots.shape[1]
+    if observed < history * step:
+        raise ValueError(f"the model needs {history * step} frames of history, the video has {observed}")
+    if removed is not None and how in ("drop", "empty"):
+        slots = slots.index_fill(2, torch.tensor([removed], device=slots.device), 0.0)
+    runs = slots[:, observed - history * step :].unflatten(1, (history, step)).transpose(1, 2).flatten(0, 1)
+    latent = model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
+    steps = -(-(frames - observed) // step)
+    if removed is None or how == "empty":
+        predicted = model.forecast(latent, steps).slots
+    elif how == "mask":
+        hidden = F.one_hot(torch.tensor(removed), slots.shape[2]).bool().to(slots.device).expand(*runs.shape[:3])
+        predicted = model.forecast(latent, steps, hidden).slots
+    else:
+        others = torch.tensor([slot for slot in range(slots.shape[2]) if slot != removed], device=slots.device)
+        kept = model.forecast(latent._replace(slots=latent.slots[:, :, others]), steps).slots
+        predicted = kept.new_zeros(*kept.shape[:2], *slots.shape[2:]).index_copy(2, others, kept)
+    future = model.processor.raw_slots(predicted).unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
+    if removed is not None and how == "drop":
+        future[:, :, removed] = 0.0
+    return torch.cat([slots, future[:, : frames - observed]], dim=1)
+
+
+def _remover(model: WorldModel, slot: int, how: Removal, frames: int) -> Continue:
+    needed = model.config.action_block * model.config.predictor.history
+    return lambda slots: continued(model, slots[:, :needed], frames, slot, how)
+
+
+main = command("rollout", RolloutConfig, rollout)
+
+if __name__ == "__main__":
+    main()
