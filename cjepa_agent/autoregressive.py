@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.dynamics import Predictor, TransformerConfig
+from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import LossTerms, forecast_loss
 
@@ -41,10 +41,7 @@ class AutoregressivePredictor(Predictor):
         super().__init__(config.history, n_slots)
         self.config = config
         self.embed_token = nn.Linear(slot_dim + proprio_dim + action_dim, config.width)
-        self.head_slot, self.head_proprio = nn.Linear(config.width, slot_dim), nn.Linear(config.width, proprio_dim)
-        for head in (self.head_slot, self.head_proprio):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.head_slot, self.head_proprio = zero_linear(config.width, slot_dim), zero_linear(config.width, proprio_dim)
 
     @property
     def frame_tokens(self) -> int:

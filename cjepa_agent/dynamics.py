@@ -118,3 +118,11 @@ class Predictor(nn.Module, ABC):
                 f"{frames} history and {future} future frames need {frames + future - 1} action blocks, "
                 f"got {actions.shape[1]}"
             )
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A head that predicts 0 until it is trained."""
+    head = nn.Linear(inputs, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

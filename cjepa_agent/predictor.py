@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dynamics import Predictor, TransformerConfig
+from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
 
 
@@ -130,9 +130,9 @@ class MaskedPredictor(Predictor):
             self.anchor_proprio, self.mask_proprio = nn.Linear(proprio_dim, width), nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
-        self.head_slot = _zero_linear(width, slot_dim)
+        self.head_slot = zero_linear(width, slot_dim)
         if self.acts:
-            self.head_proprio = _zero_linear(width, proprio_dim)
+            self.head_proprio = zero_linear(width, proprio_dim)
 
     @property
     def frame_tokens(self) -> int:
@@ -213,14 +213,6 @@ class MaskedPredictor(Predictor):
             return prediction
         slots, proprio = last_visible(history, hidden, future)
         return Latent(prediction.slots + slots[:, -read_frames:], prediction.proprio + proprio[:, -read_frames:])
-
-
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A head that predicts 0 until it is trained."""
-    head = nn.Linear(inputs, outputs)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
 
 
 def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:

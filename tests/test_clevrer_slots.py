@@ -63,7 +63,7 @@ TRAINER = TrainerConfig(
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of six annotated scenes without pictures."""
     folder = tmp_path_factory.mktemp("clevrer")
-    for scene, (_, trajectory) in zip(SCENES, random_scenes(), strict=False):
+    for scene, (_, trajectory) in zip(SCENES, random_scenes()[: len(SCENES)], strict=True):
         path = scene_paths(folder, "annotation", scene)[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(annotate(trajectory, scene)))

@@ -264,12 +264,17 @@ def test_rollouts_are_the_same_alone_and_in_a_batch(config: TrainedPredictorConf
             torch.testing.assert_close(alone.proprio[0, 0], path.proprio[env, candidate], rtol=1e-4, atol=1e-4)
 
 
+def beginning(config: TrainedPredictorConfig, candidates: int, blocks: int) -> tuple[WorldModel, Latent, Tensor]:
+    """A world model, the latent that a plan starts from, and candidate actions."""
+    model, generator = world_model(config), torch.Generator().manual_seed(0)
+    start = model.latent(torch.randn(1, 1, 3, 20, generator=generator), torch.randn(1, 1, 4, generator=generator))
+    return model, start, torch.randn(1, candidates, blocks, 10, generator=generator)
+
+
 @torch.no_grad()
 @by_kind
 def test_a_rollout_predicts_from_its_own_last_frames(config: TrainedPredictorConfig) -> None:
-    model, generator = world_model(config), torch.Generator().manual_seed(0)
-    start = model.latent(torch.randn(1, 1, 3, 20, generator=generator), torch.randn(1, 1, 4, generator=generator))
-    actions = torch.randn(1, 1, 6, 10, generator=generator)
+    model, start, actions = beginning(config, candidates=1, blocks=6)
     path = model.rollout(start, actions[:, 0, :0], actions)
     frames, blocks = start, model.processor.action(actions[0])
     for step in range(6):
@@ -282,9 +287,7 @@ def test_a_rollout_predicts_from_its_own_last_frames(config: TrainedPredictorCon
 @torch.no_grad()
 @by_kind
 def test_plans_in_reduced_precision(config: TrainedPredictorConfig) -> None:
-    model, generator = world_model(config), torch.Generator().manual_seed(0)
-    start = model.latent(torch.randn(1, 1, 3, 20, generator=generator), torch.randn(1, 1, 4, generator=generator))
-    actions = torch.randn(1, 4, 3, 10, generator=generator)
+    model, start, actions = beginning(config, candidates=4, blocks=3)
     exact = model.rollout(start, actions[:, 0, :0], actions).slots
     with torch.autocast("cpu", torch.bfloat16):
         reduced = model.rollout(start, actions[:, 0, :0], actions).slots
