@@ -68,9 +68,11 @@ class AutoregressivePredictor(Predictor):
             return Latent(slots, proprio)
         return Latent(history.slots[:, read] + slots, history.proprio[:, read] + proprio)
 
-    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float) -> LossTerms:
+    def loss(
+        self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float, saturation: float = 0.0
+    ) -> LossTerms:
         """See ``forecast_loss``."""
-        return forecast_loss(prediction, target, proprio_weight)
+        return forecast_loss(prediction, target, proprio_weight, saturation)
 
 
 def transformer_layer(config: TransformerConfig, activation: str = "relu") -> nn.TransformerEncoderLayer:

@@ -28,10 +28,13 @@ from envs.clevrer.shapes import RADIUS
 STATE = ("inside", "x", "y", "angle", "shape", "colour", "material")  # of an object; the last three are indices
 MIDDLE, HALF_WIDTH = (-2.0, 0.0), 5.0  # of the floor that the camera sees, in world units
 SYMMETRY = 4  # a cube looks the same after a quarter turn; spheres and cylinders look the same always
-# Appearance: object, background, cosine and sine of SYMMETRY times a cube's angle, and one-hot names.
+FINER = 2  # wavelengths, half and a quarter of the shortest of POSITION_SCALES, in which motion between frames shows
+# Appearance: object, background, place in FINER wavelengths, cosine and sine of SYMMETRY times a cube's angle, and
+# one-hot names.
 PARTS = {
     "object": 1,
     "background": 1,
+    "place": 4 * FINER,
     "turn": 2,
     "shape": len(SHAPES),
     "colour": len(COLOURS),
@@ -63,8 +66,8 @@ def scene_states(trajectory: Trajectory, frames: int) -> NDArray[np.float32]:
 class CLEVRERStateEncoder(nn.Module):
     """States of scenes to slots, see the module; the counterpart of ``SlotEncoder``.
 
-    The first ``POSITION_DIM`` numbers of an object's slot embed where it stands on the floor. The rest is a rotation of
-    ``PARTS``.
+    The first ``POSITION_DIM`` numbers of an object's slot embed where it stands on the floor, as those of
+    ``SlotEncoder``. The rest is a rotation of ``PARTS``.
 
     Args:
         n_slots: S, must be ``SLOTS``.
@@ -109,11 +112,13 @@ class CLEVRERStateEncoder(nn.Module):
         )
         phase = SYMMETRY * angle
         turn = torch.cat([phase.cos(), phase.sin()], dim=-1) * shape[..., SHAPES.index("cube"), None]
-        features = torch.cat([inside, torch.zeros_like(inside), turn, shape, colour, material], dim=-1) * inside
+        centroid = (place - place.new_tensor(MIDDLE)) / HALF_WIDTH * inside
+        waves = fourier(centroid, POSITION_SCALES + FINER).unflatten(-1, (2, 2, -1)) * inside[..., None, None]
+        coarse, fine = (part.flatten(-3) for part in waves.split([POSITION_SCALES, FINER], dim=-1))
+        features = torch.cat([inside, torch.zeros_like(inside), fine, turn, shape, colour, material], dim=-1) * inside
         background = features.new_zeros(len(features), 1, FEATURES)
         background[..., 1] = 1.0
-        centroid = nn.functional.pad((place - place.new_tensor(MIDDLE)) / HALF_WIDTH * inside, (0, 0, 0, 1))
-        embedded = nn.functional.pad(fourier(centroid[:, :-1], POSITION_SCALES) * inside, (0, 0, 0, 1))
+        centroid, embedded = (nn.functional.pad(part, (0, 0, 0, 1)) for part in (centroid, coarse))
         slots = torch.cat([embedded, torch.cat([features, background], dim=1) @ self.basis], dim=-1)
         return StateEncoding(slots, centroid)
 
@@ -141,9 +146,11 @@ def read_scene(slots: Tensor) -> SceneReading:
     objects = slots[..., :MAX_OBJECTS, :]
     basis = appearance_basis(slots.shape[-1] - POSITION_DIM, FEATURES).to(slots)
     parts = (objects[..., POSITION_DIM:] @ basis.T).split(list(PARTS.values()), dim=-1)
-    presence, _, turn, shape, colour, material = parts
+    presence, _, fine, turn, shape, colour, material = parts
+    coarse = objects[..., :POSITION_DIM].unflatten(-1, (2, 2, POSITION_SCALES))
+    waves = torch.cat([coarse, fine.unflatten(-1, (2, 2, FINER))], dim=-1)
     return SceneReading(
-        _position(objects[..., :POSITION_DIM]) * HALF_WIDTH + slots.new_tensor(MIDDLE),
+        _position(waves) * HALF_WIDTH + slots.new_tensor(MIDDLE),
         presence.squeeze(-1),
         torch.atan2(turn[..., 1], turn[..., 0]) / SYMMETRY,
         shape.argmax(-1),
@@ -152,12 +159,15 @@ def read_scene(slots: Tensor) -> SceneReading:
     )
 
 
-def _position(embedding: Tensor) -> Tensor:
-    """Coordinates (..., 2) of ``fourier``'s embedding: the longest wave tells where about, shorter ones how exactly."""
-    sines, cosines = embedding.unflatten(-1, (2, 2, POSITION_SCALES)).unbind(-2)
+def _position(waves: Tensor) -> Tensor:
+    """Coordinates (..., 2) of ``fourier``'s embedding (..., 2, 2, scales), sines first.
+
+    The longest wave tells where about, shorter ones how exactly.
+    """
+    sines, cosines = waves.unbind(-2)
     phases = torch.atan2(sines, cosines)
     place = phases[..., 0] / (math.pi / 2)
-    for scale in range(1, POSITION_SCALES):
+    for scale in range(1, waves.shape[-1]):
         frequency = math.pi / 2 * 2**scale
         beyond = phases[..., scale] - frequency * place
         place = place + torch.atan2(beyond.sin(), beyond.cos()) / frequency

@@ -98,9 +98,11 @@ class Predictor(nn.Module, ABC):
             ValueError: shapes that do not fit the configuration.
         """
 
-    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float) -> LossTerms:
+    def loss(
+        self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float, saturation: float = 0.0
+    ) -> LossTerms:
         """What training minimises: what ``forward`` predicts with ``hidden``, against all frames (B, T + F, ...)."""
-        return cjepa_loss(prediction, target, hidden, proprio_weight)
+        return cjepa_loss(prediction, target, hidden, proprio_weight, saturation)
 
     def _check_history(self, history: Latent, future: int) -> None:
         frames, slots = history.slots.shape[1:3]

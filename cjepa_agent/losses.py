@@ -19,7 +19,9 @@ class LossTerms(NamedTuple):
     proprio: Tensor
 
 
-def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float = 1.0) -> LossTerms:
+def cjepa_loss(
+    prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float = 1.0, saturation: float = 0.0
+) -> LossTerms:
     """``L_history + L_future``, mean squared errors: per sample the mean over cells and the numbers of a cell.
 
     A batch is then the mean of its samples, however many cells each hides, and so of its parts on several devices.
@@ -29,13 +31,14 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weigh
         target: the same shapes; no gradient flows into it.
         hidden: (B, T, S) bool, history cells that were hidden.
         proprio_weight: weight of the future proprioception's mean squared error.
+        saturation: see ``saturated``.
 
     Returns:
         ``history``: mean over each sample's hidden history cells, 0 without any; ``future``: over future object
         cells; ``proprio``: over future proprioception, 0 without any.
     """
     frames = hidden.shape[1]
-    slot_error = (prediction.slots - target.slots.detach()).square().mean(-1)
+    slot_error = saturated((prediction.slots - target.slots.detach()).square().mean(-1), saturation)
     cells = hidden.sum((1, 2)).clamp(min=1)
     history = ((slot_error[:, :frames] * hidden).sum((1, 2)) / cells).mean()
     future = slot_error[:, frames:].mean()
@@ -43,21 +46,33 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, proprio_weigh
     return LossTerms(history + future + proprio_weight * proprio, history, future, proprio)
 
 
-def forecast_loss(prediction: Latent, target: Latent, proprio_weight: float = 1.0) -> LossTerms:
+def forecast_loss(
+    prediction: Latent, target: Latent, proprio_weight: float = 1.0, saturation: float = 0.0
+) -> LossTerms:
     """Mean squared error of predicted frames, for predictors from which nothing is hidden.
 
     Args:
         prediction: slots (B, K, S, D), proprio (B, K, P) of the last K frames of the target.
         target: slots (B, T + F, S, D), proprio (B, T + F, P); no gradient flows into it.
         proprio_weight: weight of proprioception's mean squared error.
+        saturation: see ``saturated``.
 
     Returns:
         ``history``: 0; ``future``: over all predicted object cells; ``proprio``: over predicted proprioception.
     """
     frames = prediction.slots.shape[1]
-    future = mean_square(prediction.slots - target.slots.detach()[:, -frames:])
+    future = saturated((prediction.slots - target.slots.detach()[:, -frames:]).square().mean(-1), saturation).mean()
     proprio = mean_square(prediction.proprio - target.proprio.detach()[:, -frames:])
     return LossTerms(future + proprio_weight * proprio, torch.zeros_like(future), future, proprio)
+
+
+def saturated(error: Tensor, scale: float) -> Tensor:
+    """Cauchy's robust loss ``scale log(1 + error / scale)`` of squared errors; the errors themselves where scale is 0.
+
+    An object that enters or leaves changes a slot by far more than its motion does, and at a time that nobody can
+    tell: mean squared errors are made of such cells, and motion is hardly learned (Barron 2019, arXiv 1701.03077).
+    """
+    return scale * (error / scale).log1p() if scale else error
 
 
 def mean_square(error: Tensor) -> Tensor:

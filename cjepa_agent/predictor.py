@@ -7,8 +7,9 @@ first frame, the identity anchor. All cells carry a time embedding (C-JEPA secti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class PredictorConfig(TransformerConfig):
 
     Attributes:
         future: most future frames predicted in one call, F.
+        motion: every cell also sees the last visible latent of its object and how it changed since the frame before,
+            so that a single object's course needs no attention; nothing that is hidden is told by it. Ours, not the
+            paper's.
         auxiliary: ``tokens`` gives proprioception and action tokens of their own; ``concat`` adds them to every
             slot instead (the paper's ablation).
         kind: ``cjepa``.
@@ -31,6 +35,7 @@ class PredictorConfig(TransformerConfig):
 
     title: ClassVar[str] = "C-JEPA"
     future: int = 1
+    motion: bool = False
     auxiliary: Literal["tokens", "concat"] = "tokens"
     kind: Literal["cjepa"] = "cjepa"
 
@@ -93,6 +98,14 @@ class Block(nn.Module):
         x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
         return x + self._drop(self.mlp(self.norm_mlp(x)))
 
+    def attention(self, x: Tensor) -> Tensor:
+        """Weights (B, heads, L, L) with which cells (B, L, width) look at each other, queries first."""
+        inputs = self.norm_attention(x)
+        query = self.query(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key = self.key_value(inputs).chunk(2, dim=-1)[0].unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        weights: Tensor = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        return weights
+
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
@@ -126,6 +139,8 @@ class MaskedPredictor(Predictor):
         if self.acts:
             self.embed_action, self.embed_proprio = nn.Linear(action_dim, width), nn.Linear(proprio_dim, width)
         self.anchor_slot, self.mask_slot = nn.Linear(slot_dim, width), nn.Parameter(torch.zeros(width))
+        if config.motion:
+            self.embed_motion = nn.Linear(2 * slot_dim, width)
         if self.acts:
             self.anchor_proprio, self.mask_proprio = nn.Linear(proprio_dim, width), nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -158,6 +173,44 @@ class MaskedPredictor(Predictor):
             ValueError: shapes that do not fit the configuration.
         """
         batch, frames, objects = history.slots.shape[:3]
+        x, state_cells = self._cells(history, actions, hidden, future)
+        read_frames = future if hidden is None else frames + future
+        read = read_frames * state_cells
+        for block in self.blocks[:-1]:
+            x = block(x, x.shape[1])
+        x = self.norm(self.blocks[-1](x, read)).view(batch, read_frames, -1, self.config.width)
+        prediction = Latent(self.head_slot(x[:, :, :objects]).float(), self._read_proprio(x))
+        return self._add_base(prediction, history, hidden, read_frames, future)
+
+    @torch.no_grad()
+    def attention(self, history: Latent, future: int) -> Tensor:
+        """How much the future of each object looks at each other one: (B, layers, heads, S, S), queries first.
+
+        Weights are summed over the frames of what is looked at, history and future, and averaged over future frames.
+
+        Args:
+            history: slots (B, T, S, D) and proprio (B, T, 0).
+            future: F, frames to predict.
+
+        Raises:
+            ValueError: the model takes actions.
+        """
+        if self.acts:
+            raise ValueError("attention between objects is told for models of videos, this one takes actions")
+        frames, objects = history.slots.shape[1:3]
+        x, _ = self._cells(
+            history, history.proprio.new_empty(len(history.proprio), frames + future - 1, 0), None, future
+        )
+        layers = []
+        for block in cast(Iterable[Block], self.blocks):
+            weights = block.attention(x).unflatten(-1, (-1, objects)).sum(-2).unflatten(2, (-1, objects))
+            layers.append(weights[:, :, frames:].mean(2))
+            x = block(x, x.shape[1])
+        return torch.stack(layers, dim=1)
+
+    def _cells(self, history: Latent, actions: Tensor, hidden: Tensor | None, future: int) -> tuple[Tensor, int]:
+        """Embedded cells (B, L, width), those of the state last, frame by frame; and how many of a frame these are."""
+        frames = history.slots.shape[1]
         self._check_history(history, future)
         self._check_actions(history, actions, future)
         # Short histories end at the same present as long ones, so that "now" has one time embedding.
@@ -173,14 +226,8 @@ class MaskedPredictor(Predictor):
                 state = state + (proprio + padded).unsqueeze(2)
             else:
                 state, extra = torch.cat([state, proprio.unsqueeze(2)], dim=2), action
-        read_frames = future if hidden is None else frames + future
-        read = read_frames * state.shape[2]
-        x = state.flatten(1, 2) if extra is None else torch.cat([extra, state.flatten(1, 2)], dim=1)
-        for block in self.blocks[:-1]:
-            x = block(x, x.shape[1])
-        x = self.norm(self.blocks[-1](x, read)).view(batch, read_frames, -1, self.config.width)
-        prediction = Latent(self.head_slot(x[:, :, :objects]).float(), self._read_proprio(x))
-        return self._add_base(prediction, history, hidden, read_frames, future)
+        cells = state.flatten(1, 2) if extra is None else torch.cat([extra, state.flatten(1, 2)], dim=1)
+        return cells, state.shape[2]
 
     def _read_proprio(self, x: Tensor) -> Tensor:
         """Proprioception (B, frames, P) of cells (B, frames, S or S + 1, width)."""
@@ -193,12 +240,16 @@ class MaskedPredictor(Predictor):
     def _slot_cells(self, history: Tensor, hidden: Tensor | None, time: Tensor, future: int) -> Tensor:
         """Embedded slots (B, T + F, S, width) of (B, T, S, D), time included."""
         slots = self.embed_slot(history)
+        if self.config.motion:
+            time = time[:, None] + self.embed_motion(last_motion(history, hidden, future))
+        else:
+            time = time[:, None]
         anchor = self.mask_slot + self.anchor_slot(history[:, :1])
         if hidden is not None:
             # A tube hides the first frame too: then no anchor may leak the object's identity.
             anchor = torch.where(hidden[:, :1, :, None], self.mask_slot.to(anchor.dtype), anchor)
             slots = torch.where(hidden.unsqueeze(-1), anchor, slots)
-        return torch.cat([slots, anchor.expand(-1, future, -1, -1)], dim=1) + time[:, None]
+        return torch.cat([slots, anchor.expand(-1, future, -1, -1)], dim=1) + time
 
     def _proprio_cells(self, history: Tensor, time: Tensor, future: int) -> Tensor:
         """Embedded proprioception (B, T + F, width) of (B, T, P), time included."""
@@ -213,6 +264,28 @@ class MaskedPredictor(Predictor):
             return prediction
         slots, proprio = last_visible(history, hidden, future)
         return Latent(prediction.slots + slots[:, -read_frames:], prediction.proprio + proprio[:, -read_frames:])
+
+
+def last_motion(history: Tensor, hidden: Tensor | None, future: int) -> Tensor:
+    """For every cell of T + F frames the last visible latent of the same object, and its change.
+
+    Args:
+        history: slots (B, T, S, D).
+        hidden: (B, T, S) bool or None for nothing hidden.
+        future: F.
+
+    Returns:
+        (B, T + F, S, 2 D): the latent, 0 if none is visible, and how it differs from that of the frame before, 0 where
+        that frame is hidden or there is none.
+    """
+    change = F.pad(history[:, 1:] - history[:, :-1], (0, 0, 0, 0, 1, 0))
+    if hidden is not None:
+        before = F.pad(hidden[:, :-1], (0, 0, 1, 0), value=True)
+        change = change * ~before.unsqueeze(-1)
+    seen = last_visible(
+        Latent(torch.cat([history, change], dim=-1), history.new_empty(*history.shape[:2], 0)), hidden, future
+    )
+    return seen.slots
 
 
 def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
@@ -70,7 +70,9 @@ def rollout(config: RolloutConfig) -> None:
         missing = config.frames - source.frames
         _write(config, config.out, source, autoencoder, identity, lambda slots: _repeated(slots, missing))
         return
-    model = _load(config, autoencoder)
+    model = video_model(config.checkpoint, config.slots).to(config.device)
+    if config.remove == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
+        raise ValueError("only slots of encoder=state have an empty slot; use remove=drop or remove=mask")
     identity["checkpoint"] = digest(model.state_dict())
     if config.remove == "none":
         _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
@@ -81,15 +83,18 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, config.out / f"without_{slot}", source, autoencoder, own, without)
 
 
-def _load(config: RolloutConfig, autoencoder: SlotAutoencoder) -> WorldModel:
-    model = Checkpoint.from_pretrained(config.checkpoint).model
+def video_model(checkpoint: str, slots: Path) -> WorldModel:
+    """The model in a checkpoint, in evaluation mode, if it predicts the slots of videos in a folder.
+
+    Raises:
+        ValueError: it predicts what actions do, or slots of another encoder.
+    """
+    model = Checkpoint.from_pretrained(checkpoint).model
     if model.config.action_dim:
-        raise ValueError(f"{config.checkpoint} predicts what actions do; this command takes predictors of videos")
-    if not autoencoder.is_of(model):
-        raise ValueError(f"{config.checkpoint} was trained on slots of another encoder than those in {config.slots}")
-    if config.remove == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
-        raise ValueError("only slots of encoder=state have an empty slot; use remove=drop or remove=mask")
-    return model.to(config.device).eval()
+        raise ValueError(f"{checkpoint} predicts what actions do; this command takes predictors of videos")
+    if not SlotAutoencoder.load(slots).is_of(model):
+        raise ValueError(f"{checkpoint} was trained on slots of another encoder than those in {slots}")
+    return model.eval()
 
 
 def _write(
@@ -166,6 +171,65 @@ def continued(
     if removed is not None and how == "drop":
         future[:, :, removed] = 0.0
     return torch.cat([slots, future[:, : frames - observed]], dim=1)
+
+
+@torch.no_grad()
+def resimulated(
+    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop", keep: int = 2
+) -> tuple[Tensor, Tensor]:
+    """The video run again by the model from its beginning, with or without an object.
+
+    An object that is not there yet cannot be foretold: each is shown as observed until it has been in view for as long
+    as the model's history, and predicted from then on. NS-DR adds objects that enter likewise (arXiv 1910.01442).
+
+    Args:
+        model: predicts slots of videos.
+        slots: raw, observed, (B, T, S, D).
+        frames: length of the result, at least T.
+        removed: a slot that is taken away.
+        how: see ``RolloutConfig.remove``.
+        keep: frames that each call of the predictor goes on by, in its own steps.
+
+    Returns:
+        Slots (B, frames, S, D), and which of them were predicted (B, frames, S), bool.
+
+    Raises:
+        ValueError: the video is shorter than the model's history.
+    """
+    step, history, observed = model.config.action_block, model.config.predictor.history, slots.shape[1]
+    if observed < history * step:
+        raise ValueError(f"the model needs {history * step} frames of history, the video has {observed}")
+    present = in_view(model, slots)
+    if removed is not None and how in ("drop", "empty"):
+        taken = torch.tensor([removed], device=slots.device)
+        slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
+    known = F.pad(present.cummax(1).values.cumsum(1) <= history * step, (0, 0, 0, frames - observed))
+    steps = -(-frames // step)
+    slots = F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))
+    known = F.pad(known, (0, 0, 0, steps * step - frames))
+    runs, shown = (x.unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1) for x in (slots, known))
+    others = [slot for slot in range(slots.shape[2]) if how != "drop" or slot != removed]
+    latent = model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
+    latent, shown = latent._replace(slots=latent.slots[:, :, others]), shown[:, :, others]
+    begin, later = (latent.select((slice(None), part)) for part in (slice(0, history), slice(history, None)))
+    hidden = None
+    if removed is not None and how == "mask":
+        hidden = F.one_hot(torch.tensor(removed), slots.shape[2]).bool().to(slots.device).expand_as(shown[:, :history])
+    predicted = model.forecast(begin, steps - history, hidden, later, shown[:, history:], keep)
+    whole = latent.slots.new_zeros(*latent.slots.shape[:2], *slots.shape[2:])
+    whole[:, :, others] = torch.cat([begin.slots, predicted.slots], dim=1)
+    made = model.processor.raw_slots(whole).unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
+    made = torch.where(known.unsqueeze(-1), slots, made)[:, :frames]
+    if removed is not None and how == "drop":
+        made[:, :, removed] = 0.0
+    return made, ~known[:, :frames]
+
+
+def in_view(model: WorldModel, slots: Tensor) -> Tensor:
+    """(..., S) bool: which of slots (..., S, D) hold something; all, where the encoder does not tell."""
+    if not isinstance(model.encoder, CLEVRERStateEncoder):
+        return torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device)
+    return F.pad(read_scene(slots).presence > 0.5, (0, 1), value=True)
 
 
 def _remover(model: WorldModel, slot: int, how: Removal, frames: int) -> Continue:

@@ -199,7 +199,15 @@ class WorldModel(nn.Module):
         path = Latent.cat(steps, dim=1)
         return Latent(path.slots.unflatten(0, (batch, candidates)), path.proprio.unflatten(0, (batch, candidates)))
 
-    def forecast(self, history: Latent, steps: int, hidden: Tensor | None = None) -> Latent:
+    def forecast(
+        self,
+        history: Latent,
+        steps: int,
+        hidden: Tensor | None = None,
+        given: Latent | None = None,
+        known: Tensor | None = None,
+        keep: int | None = None,
+    ) -> Latent:
         """Predict how a video goes on, F frames per call, each from the last T, for a model without actions.
 
         All F are predicted even where fewer are left: they attend to each other, and in training there were as many.
@@ -208,23 +216,34 @@ class WorldModel(nn.Module):
             history: slots (B, T, S, D), oldest first, and proprio (B, T, 0), 1 <= T <= config.predictor.history.
             steps: frames to predict, ``action_block`` video frames apart like those of the history.
             hidden: (B, T, S) bool, what is hidden of the history in every call; None for nothing.
+            given: slots (B, steps, S, D) and proprio (B, steps, 0), read where ``known``.
+            known: (B, steps, S) bool, cells that are not predicted: the next call sees the given ones.
+            keep: frames of each call that are kept, 1 to F, the default; with fewer, known cells are seen sooner.
 
         Returns:
             Slots (B, steps, S, D) and proprio (B, steps, 0).
 
         Raises:
-            ValueError: the model takes actions.
+            ValueError: the model takes actions, or ``keep`` is out of range.
         """
+        future = self.predictor.future
         if self.config.action_dim:
             raise ValueError(f"this model needs blocks of {self.config.action_dim} actions; use rollout")
-        frames, future = history.slots.shape[1], self.predictor.future
+        if not 1 <= (keep := keep or future) <= future:
+            raise ValueError(f"keep must be 1 to {future}, the frames of a call, got {keep}")
+        frames = history.slots.shape[1]
         path = history
-        while path.slots.shape[1] < frames + steps:
+        while (done := path.slots.shape[1] - frames) < steps:
             window = path.select((slice(None), slice(-frames, None)))
             nothing = window.proprio.new_empty(len(window.proprio), frames + future - 1, 0)
-            predicted = self.predictor(window, nothing, hidden, future)
-            path = Latent.cat([path, predicted.select((slice(None), slice(-future, None)))], dim=1)
-        return path.select((slice(None), slice(frames, frames + steps)))
+            predicted = self.predictor(window, nothing, hidden, future).select((slice(None), slice(-future, None)))
+            predicted = predicted.select((slice(None), slice(0, min(keep, steps - done))))
+            if given is not None and known is not None:
+                now = slice(done, done + predicted.slots.shape[1])
+                slots = torch.where(known[:, now, :, None], given.slots[:, now], predicted.slots)
+                predicted = predicted._replace(slots=slots)
+            path = Latent.cat([path, predicted], dim=1)
+        return path.select((slice(None), slice(frames, None)))
 
     @torch.no_grad()
     def decode(self, latent: Latent, size: int = 64) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import cjepa_loss
+from cjepa_agent.losses import cjepa_loss, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, attend, last_visible
+from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
 
 S, D, P, A = 4, 16, 3, 6
 
@@ -191,6 +191,15 @@ class TestVideos:
         assert terms.proprio == 0 and terms.total.item() == pytest.approx(1.0)
 
 
+def test_saturated_errors_count_as_they_are_where_small_and_little_more_where_large() -> None:
+    error = torch.tensor([0.0, 1e-6, 1e-2, 1.0, 100.0], requires_grad=True)
+    made = saturated(error, 0.01)
+    slope = torch.autograd.grad(made.sum(), error)[0]
+    assert made[:2].tolist() == pytest.approx([0.0, 1e-6], rel=1e-3)
+    assert slope.tolist() == pytest.approx([1.0, 1.0, 0.5, 0.01, 1e-4], rel=0.02)
+    assert saturated(error, 0.0) is error
+
+
 class TestPredictor:
     def test_shapes(self) -> None:
         predictor, hidden = make_predictor(), torch.zeros(2, 3, S, dtype=torch.bool)
@@ -199,9 +208,10 @@ class TestPredictor:
         assert everything.slots.shape == (2, 5, S, D) and everything.proprio.shape == (2, 5, P)
 
     @torch.no_grad()
-    def test_hidden_cells_do_not_leak(self) -> None:
+    @pytest.mark.parametrize("motion", [False, True])
+    def test_hidden_cells_do_not_leak(self, motion: bool) -> None:
         """What is hidden must have no influence on any prediction, hidden objects' first frame excepted."""
-        predictor, past = make_predictor(residual=False), history()
+        predictor, past = make_predictor(residual=False, motion=motion), history()
         hidden = torch.zeros(2, 3, S, dtype=torch.bool)
         hidden[:, 1:, 1] = True
         before = predictor(past, torch.zeros(2, 3, A), hidden)
@@ -213,8 +223,8 @@ class TestPredictor:
 
     @torch.no_grad()
     def test_tubes_hide_the_anchor(self) -> None:
-        for residual in (True, False):
-            predictor, past = make_predictor(residual=residual), history()
+        for changes in ({}, {"residual": False}, {"motion": True}):
+            predictor, past = make_predictor(**changes), history()
             hidden = torch.zeros(2, 3, S, dtype=torch.bool)
             hidden[:, :, 1] = True
             before = predictor(past, torch.zeros(2, 3, A), hidden).slots[:, :3]
@@ -263,6 +273,38 @@ class TestPredictor:
         assert torch.equal(base[:, 1], past.slots[0, [0, 1, 1, 1], 1])
         assert not base[:, 2].any()
         assert torch.equal(base[:, 3], past.slots[0, [0, 1, 2, 2], 3])
+
+    def test_last_motion(self) -> None:
+        past = history(1, 3)
+        hidden = torch.zeros(1, 3, S, dtype=torch.bool)
+        hidden[0, 1:, 0], hidden[0, 1, 1], hidden[0, :, 2] = True, True, True
+        latent, change = last_motion(past.slots, hidden, future=1)[0].chunk(2, dim=-1)
+        assert torch.equal(latent, last_visible(past, hidden, 1).slots[0])
+        assert not change[:, :3].any() and not change[0].any()
+        steps = past.slots[0, 1:, 3] - past.slots[0, :-1, 3]
+        assert torch.equal(change[1:, 3], steps[[0, 1, 1]])
+
+    @torch.no_grad()
+    def test_attention_between_objects(self) -> None:
+        """Weights of a query over all cells sum to one; the first layer's are those of its own softmax."""
+        torch.manual_seed(0)
+        predictor = MaskedPredictor(PredictorConfig(depth=2, width=32, mlp=64, future=2), S, D, 0, 0).eval()
+        past = Latent(history().slots, torch.zeros(2, 3, 0))
+        weights = predictor.attention(past, 2)
+        assert weights.shape == (2, 2, 4, S, S) and torch.allclose(weights.sum(-1), torch.ones(2, 2, 4, S), atol=1e-5)
+        seen: list[torch.Tensor] = []
+        handle = predictor.blocks[0].norm_attention.register_forward_hook(lambda _, __, out: seen.append(out))
+        predictor(past, torch.zeros(2, 4, 0), future=2)
+        handle.remove()
+        block = predictor.blocks[0]
+        query, key = block.query(seen[0]), block.key_value(seen[0])[..., :32]
+        for head in range(4):
+            part = slice(8 * head, 8 * head + 8)
+            logits = torch.einsum("bqc,bkc->bqk", query[..., part], key[..., part]) / 8**0.5
+            cells = logits.softmax(-1).view(2, 5, S, 5, S).sum(3)[:, 3:].mean(1)
+            assert torch.allclose(weights[:, 0, head], cells, atol=1e-5)
+        with pytest.raises(ValueError, match="takes actions"):
+            make_predictor().attention(history(), 1)
 
     def test_refuses_what_does_not_fit(self) -> None:
         predictor = make_predictor()

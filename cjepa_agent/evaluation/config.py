@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.provenance import settings_record
@@ -13,7 +13,7 @@ BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
 # Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
 # search then settles for plans that bring the agent to its place and leave the block where it is.
 BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
-TASKS = ("planning", "released", "coverage", "probe", "rollout", "vqa")
+TASKS = ("planning", "released", "coverage", "probe", "rollout", "intervention", "vqa")
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class EvaluateConfig:
         task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
             (from random starts to the fixed goal), ``probe`` (what the slots encode), ``released``: planning by the
             protocol of the paper's numbers, with its known flaws named (give ``planner=full`` and ``data``),
-            ``rollout`` (how far predicted CLEVRER objects are from the true ones), or ``vqa`` (CLEVRER's questions).
+            ``rollout`` (how far predicted CLEVRER objects are from the true ones), ``intervention`` (what would happen
+            without an object, against the physics run again), or ``vqa`` (CLEVRER's questions).
         weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; the folder ``checkpoint`` of
             ``train stage=vqa`` for ``task=vqa``.
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
-        episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``; null means
-            20, or 50 for coverage, and for each seed of ``task=released``.
+        episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``, or scenes of
+            ``task=intervention``; null means 20, 50 for coverage and for each seed of ``task=released``, all scenes.
         baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.
@@ -56,8 +57,10 @@ class EvaluateConfig:
         manifests: folder with manifests; empty means those of the package.
         data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for ``rollout`` and ``vqa``;
             empty means the cache's.
-        slots: folder of the videos' slots for ``task=vqa``, of those that ``python -m cjepa_agent.rollout`` wrote for
-            ``task=rollout``; empty means the cache's.
+        slots: folder of the videos' slots for ``task=vqa`` and ``intervention``, of those that
+            ``python -m cjepa_agent.rollout`` wrote for ``task=rollout``; empty means the cache's.
+        removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
+            ``empty`` puts an empty slot in its place, ``mask`` hides it in all frames.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
@@ -83,6 +86,7 @@ class EvaluateConfig:
     manifests: str = ""
     data: str = ""
     slots: str = ""
+    removal: Literal["drop", "empty", "mask"] = "drop"
     submission: str = ""
     batch: int = 4
     videos: int = 3
@@ -94,6 +98,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
+        if self.removal not in ("drop", "empty", "mask"):
+            raise ValueError(f"removal must be drop, empty or mask, got {self.removal!r}")
         if not self.rules or self.seeds == ():
             raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
         for rule in self.rules:

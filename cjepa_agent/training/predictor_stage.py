@@ -16,7 +16,7 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import mean_square
+from cjepa_agent.losses import mean_square, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.slot_data import SlotWindows
 from cjepa_agent.training.loop import TrainerConfig
@@ -42,6 +42,8 @@ class DynamicsTrainingConfig:
         rollout_batch: samples per step of the rollout term.
         rollout_weight: its weight.
         proprio_weight: weight of the proprioception term.
+        saturation: squared error of a slot, mean over its normalised numbers, beyond which larger errors count little
+            more (``cjepa_agent.losses.saturated``); 0 for mean squared errors as the paper has them.
         windows: validation windows.
     """
 
@@ -54,6 +56,7 @@ class DynamicsTrainingConfig:
     rollout_batch: int = 32
     rollout_weight: float = 1.0
     proprio_weight: float = 1.0
+    saturation: float = 0.0
     windows: int = 1024
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class DynamicsTrainingConfig:
             raise ValueError(
                 f"dynamics.action_block, context, rollout_blocks, rollout_batch, windows must be positive, got {self}"
             )
+        if self.saturation < 0:
+            raise ValueError(f"dynamics.saturation must be 0 or more, got {self.saturation}")
         if self.shortest < 2:
             raise ValueError(f"dynamics.shortest must be at least 2, got {self.shortest}; see single_frame")
 
@@ -211,13 +216,15 @@ class DynamicsLoss(nn.Module):
         history = latent.select((slice(None), slice(0, frames)))
         future = latent.slots.shape[1] - frames
         prediction = model.predictor(history, model.processor.action(window[1]), hidden, future)
-        terms = model.predictor.loss(prediction, latent, hidden, weight)
+        saturation = self.dynamics.saturation
+        terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)
         if rollout is None:
             return terms._asdict()
         target = model.latent(rollout[0].slots, rollout[0].proprio)
         predicted = roll(model, target, rollout[1], context)
         later = target.select((slice(None), slice(context, None)))
-        along = mean_square(predicted.slots - later.slots) + weight * mean_square(predicted.proprio - later.proprio)
+        objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
+        along = objects + weight * mean_square(predicted.proprio - later.proprio)
         return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
 
 

@@ -1,0 +1,252 @@
+"""What would happen without an object: predictions run again, collisions read from them, and what is measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clevrer_scenes import chain, random_scenes
+from torch import Tensor
+
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene, scene_states
+from cjepa_agent.collect import collect
+from cjepa_agent.collecting.clevrer import CLEVRERCollection
+from cjepa_agent.collisions import CollisionReadout, pair_features
+from cjepa_agent.evaluate import evaluate
+from cjepa_agent.evaluation import intervention
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.extract import ExtractConfig, extract
+from cjepa_agent.latent import Latent
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.rollout import resimulated
+from cjepa_agent.train import TrainConfig, train
+from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from configs.presets import preset
+from envs.clevrer import simulate
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import FRAMES, Trajectory
+
+CONFIG = WorldModelConfig(
+    encoder=EncoderConfig(kind="clevrer_state", n_slots=7),
+    predictor=PredictorConfig(depth=2, width=32, heads=2, mlp=32, history=3, future=4),
+    proprio_dim=0,
+    env_action_dim=0,
+    action_block=2,
+)
+
+
+def random_model() -> WorldModel:
+    torch.manual_seed(0)
+    model = WorldModel(CONFIG)
+    for parameter in model.predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def true_slots(trajectory: Trajectory, frames: int = 128) -> Tensor:
+    return CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, frames)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clevrer") / "data"
+    collect(CLEVRERCollection(out=folder, videos=10, width=16, height=16, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slots") / "slots"
+    extract(ExtractConfig(data=data, encoder=Path("state"), out=folder))
+    return folder
+
+
+class TestForecast:
+    def test_known_cells_are_put_in_and_seen_by_the_next_call(self) -> None:
+        model = random_model()
+        history, later = (
+            Latent(torch.randn(2, n, 7, 128, generator=torch.Generator().manual_seed(n)), torch.zeros(2, n, 0))
+            for n in (3, 8)
+        )
+        nothing = torch.zeros(2, 8, 7, dtype=torch.bool)
+        with torch.no_grad():
+            plain = model.forecast(history, 8)
+            assert torch.equal(model.forecast(history, 8, given=later, known=nothing).slots, plain.slots)
+            known = nothing.clone()
+            known[:, 2, 5] = True
+            made = model.forecast(history, 8, given=later, known=known).slots
+        assert torch.equal(made[:, 2, 5], later.slots[:, 2, 5])
+        others = torch.ones(8, 7, dtype=torch.bool)
+        others[2, 5] = False
+        assert torch.equal(made[:, :4][:, others[:4]], plain.slots[:, :4][:, others[:4]])
+        assert not torch.allclose(made[:, 4:], plain.slots[:, 4:])
+
+    def test_fewer_frames_of_a_call_can_be_kept(self) -> None:
+        model = random_model()
+        history = Latent(torch.randn(1, 3, 7, 128), torch.zeros(1, 3, 0))
+        with torch.no_grad():
+            one = model.forecast(history, 3, keep=1).slots
+            assert torch.equal(one[:, :1], model.forecast(history, 3).slots[:, :1])
+        with pytest.raises(ValueError, match="keep must be 1 to 4"):
+            model.forecast(history, 3, keep=5)
+
+
+class TestResimulation:
+    def test_objects_are_shown_until_they_have_been_in_view_for_a_history(self) -> None:
+        trajectory = random_scenes()[5][1]
+        slots = true_slots(trajectory)
+        made, predicted = resimulated(random_model(), slots.unsqueeze(0), FRAMES)
+        assert made.shape == (1, FRAMES, 7, 128) and predicted.shape == (1, FRAMES, 7)
+        inside = scene_states(trajectory, FRAMES)[..., 0] > 0
+        for id in range(6):
+            entry = int(inside[:128, id].argmax()) if inside[:128, id].any() else 128
+            first = min(entry + 6, 128)
+            assert not predicted[0, :first, id].any() and predicted[0, first:, id].all()
+            assert torch.equal(made[0, :first, id], slots[:first, id])
+            assert not torch.allclose(made[0, first:128, id], slots[first:, id]) or first == 128
+
+    @pytest.mark.parametrize("how", ["drop", "empty", "mask"])
+    def test_what_is_removed_has_no_influence(self, how: str) -> None:
+        model, slots = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        other = slots.clone()
+        other[:, :, 0] = other[:, :, 0].roll(7, dims=-1)
+        whole, _ = resimulated(model, slots, 140)
+        made, again = (resimulated(model, given, 140, 0, how)[0] for given in (slots, other))  # type: ignore[arg-type]
+        if how != "mask":  # its presence, which tells how long it is shown, is not that of the other
+            assert torch.equal(made[:, :, 1:], again[:, :, 1:])
+            assert not made[:, :6, 0].any()
+        assert not torch.allclose(made[:, 20:, 1:], whole[:, 20:, 1:])
+
+    def test_a_batch_gives_what_each_video_gives_alone(self) -> None:
+        model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[:3]])
+        together, _ = resimulated(model, videos, 150, 1)
+        alone, _ = resimulated(model, videos[2:], 150, 1)
+        assert torch.allclose(together[2:], alone, atol=1e-5)
+
+    def test_short_videos_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="needs 6 frames"):
+            resimulated(random_model(), torch.zeros(1, 5, 7, 128), 20)
+
+
+class TestCollisions:
+    def test_features_of_a_hit_and_of_passing_by(self) -> None:
+        trajectory = simulate(chain())
+        found = pair_features(read_scene(true_slots(trajectory, 180)))
+        values = dict(zip(found.pairs, found.values, strict=True))
+        frames = dict(zip(found.pairs, found.frame.tolist(), strict=True))
+        hit = next(c for c in trajectory.collisions if set(c.ids) == {0, 1})
+        distance, before, _, turned, most, cubes = values[frozenset((0, 1))]
+        assert abs(frames[frozenset((0, 1))] - hit.frame) <= 2 and distance == pytest.approx(2.0, abs=0.3)
+        assert before > distance + 0.5 and turned > 0.1 and most <= turned and cubes == 0
+        assert values[frozenset((1, 2))][5] == 1
+
+    def test_pairs_that_are_never_in_view_together_or_never_near_are_left_out(self) -> None:
+        reading = read_scene(true_slots(simulate(chain()), 180))
+        far = reading.position.clone()
+        far[:, 4] = 40.0
+        assert all(4 not in pair for pair in pair_features(reading._replace(position=far)).pairs)
+        absent = reading.presence.clone()
+        absent[:, 1] = 0.0
+        assert all(1 not in pair for pair in pair_features(reading._replace(presence=absent)).pairs)
+
+    def test_a_read_out_learns_from_true_courses(self) -> None:
+        scenes = [t for _, t in random_scenes()]
+        features = [pair_features(read_scene(true_slots(t, FRAMES))) for t in scenes]
+        happened = [frozenset(frozenset(c.ids) for c in t.collisions) for t in scenes]
+        readout = CollisionReadout(features[:20], happened[:20])
+        wrong = sum(len(set(readout(f)) ^ h) for f, h in zip(features[20:], happened[20:], strict=True))
+        assert wrong <= 0.3 * sum(len(h) for h in happened[20:])
+        again = CollisionReadout(features[:20], happened[:20])
+        assert all(readout(f) == again(f) for f in features[20:])
+
+    def test_nothing_to_learn_is_refused(self) -> None:
+        features = [pair_features(read_scene(true_slots(simulate(chain()), 180)))]
+        with pytest.raises(ValueError, match="fit it on more scenes"):
+            CollisionReadout(features, [frozenset()])
+
+
+class TestMeasure:
+    @pytest.fixture
+    def perfect(self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[intervention.Findings]:
+        """Findings on a predictor that is always right: true courses take the place of its predictions."""
+        dataset, source = Dataset(data), VideoSlots(slots)
+        by_slots = {source.read(scene).numpy().tobytes(): scene for scene in source.scenes}
+
+        def resimulate(
+            model: WorldModel, given: Tensor, frames: int, removed: int | None = None, how: str = "drop"
+        ) -> tuple[Tensor, Tensor]:
+            courses = []
+            for video in given:
+                scene = by_slots[video.numpy().tobytes()]
+                counterfactuals = dataset.counterfactuals(scene)
+                assert counterfactuals is not None
+                course = dataset.trajectory(scene) if removed is None else counterfactuals.without[removed]
+                courses.append(true_slots(course, frames))
+            return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
+
+        monkeypatch.setattr(intervention, "resimulated", resimulate)
+        monkeypatch.setattr(intervention, "continued", lambda *arguments: resimulate(*arguments)[0])
+        train, held_out = ([s for s in source.scenes if 10_000 * k <= s < 10_000 + 5_000 * k] for k in (0, 1))
+        readouts = intervention.fit_readouts(random_model(), source, dataset, train, 0)
+        yield intervention.measure(random_model(), source, dataset, held_out, readouts, "drop")
+
+    def test_a_perfect_predictor(self, perfect: intervention.Findings, data: Path) -> None:
+        assert max(error for _, error in perfect.factual) < 0.02
+        for removed in perfect.removed:
+            assert np.nanmax(removed.error[removed.counted], initial=0) < 0.02
+            still = removed.counted & ~removed.influenced
+            assert np.nanmax(removed.unchanged[still], initial=0) < 0.11
+            assert not removed.counted[removed.id] and not removed.influenced[removed.id]
+            moved = removed.counted & removed.influenced
+            assert (removed.shift[moved] > 0.05).all()
+        assert (perfect.pairs["predicted"] == perfect.pairs["true positions"]).all()
+        report = intervention.summary(perfect, 0)
+        asked = Dataset(data).questions("validation").scenes
+        for kind in ("predictive", "counterfactual"):
+            count = sum(q["question_type"] == kind for scene in asked for q in scene["questions"])
+            assert all(len(right) == count for right in perfect.answers[kind].values())
+            if count:
+                assert report["questions"][kind]["predicted"] == report["questions"][kind]["true positions"]
+        assert report["influence"]["shift"]["AUROC"] > 0.99
+        assert report["position_error_radii"]["not influenced"]["predicted"]["high"] < 0.02
+
+    def test_the_command(self, data: Path, slots: Path, tmp_path: Path) -> None:
+        predictor = replace(preset(PredictorConfig, "predictor", "clevrer"), depth=1, width=32, heads=2, mlp=32)
+        trainer = TrainerConfig(
+            steps=3, batch=4, optimizer="adamw", warmup=1, ema=0.0, precision="32-true", accelerator="cpu"
+        )
+        dynamics = replace(preset(DynamicsTrainingConfig, "dynamics", "clevrer"), windows=8, rollout_batch=4)
+        run = TrainConfig(
+            data=Path("none"),
+            slots=slots,
+            out=tmp_path / "run",
+            predictor=predictor,
+            dynamics=dynamics,
+            trainer=trainer,
+        )
+        train(run)
+        config = EvaluateConfig(
+            "intervention",
+            weights=str(tmp_path / "run/checkpoint"),
+            data=str(data),
+            slots=str(slots),
+            split="validation",
+            out=str(tmp_path),
+            removal="empty",
+        )
+        evaluate(config)
+        report = json.loads((tmp_path / "intervention.json").read_text())
+        assert set(report["position_error_radii"]) == {"factual", "influenced", "not influenced"}
+        assert report["influence"]["attention, mean"]["AUROC"] >= 0 and report["config"]["removal"] == "empty"
+        with pytest.raises(ValueError, match="predicts what actions do"):
+            evaluate(replace(config, weights="pusht"))
+        with pytest.raises(ValueError, match="removal"):
+            replace(config, removal="burn")  # type: ignore[arg-type]
