@@ -107,31 +107,39 @@ class Findings:
 
 def run(config: EvaluateConfig) -> str:
     """Measure, write ``intervention.json`` to ``config.out``, return the table."""
+    found = evaluate_interventions(config)
+    path = Path(config.out) / "intervention.json"
+    write_json(path, {"config": config.record(), **found, "provenance": provenance()})
+    return f"{table(found)}\n\nwritten: {path}"
+
+
+def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
+    """All that ``intervention.json`` holds but settings and provenance.
+
+    Raises:
+        ValueError: slots, model and data set do not belong together, or the data set tells no counterfactuals.
+    """
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
     model = video_model(config.weights, source.folder).to(config.device)
     if not isinstance(model.encoder, CLEVRERStateEncoder):
         raise ValueError(f"{source.folder} holds slots of pixels, whose objects cannot be read out; use encoder=state")
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
-    scenes = [scene for scene in source.scenes if split_of(scene) == config.split][: config.episodes]
-    training = [scene for scene in source.scenes if split_of(scene) == "train"][: config.episodes]
+    scenes, training = (
+        [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]
+        for split in (config.split, "train")
+    )
     if not scenes or not training:
         raise ValueError(f"{source.folder} needs scenes of the splits train and {config.split!r}")
     readouts = fit_readouts(model, source, data, training, config.seed)
     found = measure(model, source, data, scenes, readouts, config.removal)
-    report = {
-        "config": config.record(),
+    answers = {kind: {name: list(map(int, right)) for name, right in by.items()} for kind, by in found.answers.items()}
+    return {
         "slots": source.identity,
         "scenes": len(scenes),
         "readout_scenes": len(training),
         **summary(found, config.seed),
-        "answers": {
-            kind: {name: list(map(int, right)) for name, right in by.items()} for kind, by in found.answers.items()
-        },
-        "provenance": provenance(),
+        "answers": answers,
     }
-    path = Path(config.out) / "intervention.json"
-    write_json(path, report)
-    return f"{table(report)}\n\nwritten: {path}"
 
 
 class Readouts(NamedTuple):
@@ -249,7 +257,7 @@ def _removal(
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
     counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & inside
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
-    influenced = np.asarray(np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCED)
+    influenced: NDArray[np.bool_] = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCED
     influenced[id] = False
     with np.errstate(invalid="ignore"):
         error, unchanged = (

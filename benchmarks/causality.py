@@ -1,0 +1,267 @@
+"""Does masking objects make a predictor causal? ``python -m benchmarks.causality``: train, intervene, compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.report import Report
+from benchmarks.systems import markdown_table
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.intervention import evaluate_interventions
+from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.masking import MaskConfig
+from cjepa_agent.paths import cache_folder
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.train import TrainConfig, make_run
+from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from configs.command import command
+from envs.files import atomic
+
+RESAMPLES = 10_000
+PAGE = """# Does masking objects make a predictor causal?
+
+Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
+
+Each predictor was trained on slots of the true state (`encoder=state`) of the training videos with {samples:,} windows
+and the same optimiser, schedule and seeds; only what is hidden of the history differs. Scored is the {split} split:
+each scene is predicted from its beginning, as it is and once without each object (`removal={removal}`), and compared
+with the physics run again. What each column means is told in `cjepa_agent.evaluation.intervention`. Errors are in
+object radii, means over objects with 95 % intervals over scenes; questions are answered from predicted collisions,
+without ALOE, per question with Wilson 95 % intervals.
+
+{table}
+
+For comparison, in the same scenes: {references}
+
+{contrast}
+"""
+
+
+def mask_of(name: str) -> MaskConfig:
+    """The mask of a name: ``0`` (nothing hidden), ``2`` (objects), ``2-token``, ``2-tube``, ``2-fixed``.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    match = re.fullmatch(r"(\d+)(?:-(token|tube|fixed))?", name)
+    if not match or (match[2] and match[1] == "0"):
+        raise ValueError(f"masks has {name!r}; expected <objects hidden>, or with -token, -tube or -fixed")
+    return MaskConfig(int(match[1]), match[2] or "object")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class CausalityBenchmark:
+    """Trains predictors of CLEVRER videos with different masks and asks each what would happen without an object.
+
+    A killed run resumes.
+
+    Attributes:
+        masks: ``0``, ``1`` ... objects hidden, also ``2-token``, ``2-tube`` and ``2-fixed`` at the same rate.
+        training_seeds: each is trained once with each.
+        data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
+        slots: folder of its slots, ``python -m cjepa_agent.extract encoder=state``.
+        runs: folder for training runs; each has a folder of its own there.
+        predictor: architecture.
+        dynamics: what predictors are trained on.
+        trainer: optimisation; its seed is replaced by ``training_seeds``.
+        removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``.
+        episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
+        split: part of the data set that is scored.
+        seed: of the read-out and of resampling.
+        out: folder for the JSON file.
+        page: Markdown file for the table.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    PRESETS: ClassVar[dict[str, str]] = {"predictor": "clevrer", "dynamics": "clevrer", "trainer": "clevrer"}
+
+    masks: tuple[str, ...] = ("0", "1", "2", "3", "4", "2-token", "2-tube", "2-fixed")
+    training_seeds: tuple[int, ...] = (0, 1, 2)
+    data: Path = field(default_factory=lambda: cache_folder() / "clevrer")
+    slots: Path = field(default_factory=lambda: cache_folder() / "clevrer_slots")
+    runs: Path = field(default_factory=lambda: cache_folder() / "causality")
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    removal: str = "drop"
+    episodes: int | None = None
+    split: str = "validation"
+    seed: int = 0
+    out: Path = Path("results")
+    page: Path = Path("docs/causality.md")
+
+    def __post_init__(self) -> None:
+        for name in self.masks:
+            mask_of(name)
+        if not self.masks or not self.training_seeds or min(self.training_seeds) < 0:
+            raise ValueError(
+                f"masks and training_seeds must not be empty and seeds at least 0, "
+                f"got {self.masks} and {self.training_seeds}"
+            )
+        self.evaluation(self.runs)
+
+    def evaluation(self, weights: Path) -> EvaluateConfig:
+        """How a checkpoint is scored."""
+        return EvaluateConfig(
+            "intervention",
+            weights=str(weights),
+            data=str(self.data),
+            slots=str(self.slots),
+            split=self.split,
+            episodes=self.episodes,
+            removal=self.removal,  # type: ignore[arg-type]
+            seed=self.seed,
+        )
+
+    def training(self, mask: str, seed: int) -> TrainConfig:
+        """How a predictor is trained; its folder has a name that only these settings have."""
+        settings = TrainConfig(
+            data=self.data,
+            slots=self.slots,
+            out=self.runs,
+            predictor=self.predictor,
+            mask=mask_of(mask),
+            dynamics=self.dynamics,
+            trainer=replace(self.trainer, seed=seed),
+        )
+        digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
+        return replace(settings, out=self.runs / f"mask-{mask}-{seed}-{digest}")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that results depend on; those of one file must share them."""
+        values = asdict(self)
+        for name in ("masks", "training_seeds", "runs", "out", "page"):
+            del values[name]
+        return values
+
+
+def run(config: CausalityBenchmark) -> None:
+    """Train and score what is missing in the file, then write and print the table."""
+    report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
+    wanted = [(f"{mask}, seed {seed}", mask, seed) for seed in config.training_seeds for mask in config.masks]
+    for key, mask, seed in tqdm(wanted, unit="predictor"):
+        if key not in report.entries:
+            report.add(key, measure(config, mask, seed))
+    entries = [report.entries[key] for key, _, _ in sorted(wanted, key=lambda item: config.masks.index(item[1]))]
+    header, cells = table(entries)
+    contrast = contrasts(entries, config.seed)
+    text = PAGE.format(
+        source=report.path.as_posix() if not report.path.is_absolute() else report.path.name,
+        samples=config.trainer.steps * config.trainer.batch,
+        split=config.split,
+        removal=config.removal,
+        table=markdown_table(header, cells),
+        references=references(entries[0]),
+        contrast=contrast,
+    )
+    with atomic(config.page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{plain_table(header, cells)}\n\n{contrast}\n\nwritten to {report.path} and {config.page}")
+
+
+def measure(config: CausalityBenchmark, mask: str, seed: int) -> dict[str, Any]:
+    """Train a predictor, as far as that has not been done, and intervene in its predictions."""
+    settings = config.training(mask, seed)
+    training = make_run(settings)
+    training.fit()
+    weights = settings.out / "checkpoint"
+    predictor = Checkpoint.from_pretrained(weights).model.predictor
+    return {
+        "mask": mask,
+        "training_seed": seed,
+        "parameters": sum(p.numel() for p in predictor.parameters()),
+        "samples": config.trainer.steps * config.trainer.batch,
+        "training_seconds": training.seconds,
+        **evaluate_interventions(config.evaluation(weights)),
+    }
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people, a line per predictor."""
+    columns = [_cells(entry) for entry in entries]
+    return list(columns[0]), [list(cells.values()) for cells in columns]
+
+
+def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    errors, pairs = entry["position_error_radii"], entry["collision_pairs"]
+    questions, influence = entry["questions"], entry["influence"]
+    return {
+        "hidden": entry["mask"],
+        "training seed": str(entry["training_seed"]),
+        "error, nothing removed": _interval(errors["factual"]["predicted"], 2),
+        "error of influenced": _interval(errors["influenced"]["predicted"], 2),
+        "of others": _interval(errors["not influenced"]["predicted"], 2),
+        "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
+        "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
+        **{f"{kind}, %": _interval(scores["predicted"], 1) for kind, scores in questions.items() if scores},
+        "AUROC of shift": f"{influence['shift']['AUROC']:.3f}",
+        "of attention": f"{influence['attention, mean']['AUROC']:.3f}",
+    }
+
+
+def references(entry: Mapping[str, Any]) -> str:
+    """What other answers than predictions reach, in one sentence."""
+    errors, pairs, questions = entry["position_error_radii"], entry["collision_pairs"], entry["questions"]
+    unchanged = f"{_interval(errors['influenced']['unchanged'], 2)} (influenced)"
+    parts = [
+        f"the true factual course as answer to a removal has an error of {unchanged} and an F1 of "
+        f"{pairs['after_removal']['unchanged']['F1']:.3f}",
+        f"the read-out on true positions has an F1 of {pairs['after_removal']['true positions']['F1']:.3f}",
+        *(
+            f"{kind} questions come out right in {_interval(scores['unchanged'], 1)} % with the factual course "
+            f"{'going on without collisions' if kind == 'predictive' else 'unchanged'} and in "
+            f"{_interval(scores['true positions'], 1)} % with true positions"
+            for kind, scores in questions.items()
+            if scores
+        ),
+    ]
+    return "; ".join(parts) + "."
+
+
+def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Each masked predictor against the unmasked one of the same training seeds, paired per question."""
+    by_mask: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_mask.setdefault(entry["mask"], {})[entry["training_seed"]] = entry
+    plain, rng = by_mask.pop("0", {}), np.random.default_rng(seed)
+    lines = []
+    for mask, own in by_mask.items():
+        seeds = sorted(own.keys() & plain.keys())
+        for kind in ("counterfactual", "predictive"):
+            right = [
+                np.array(own[s]["answers"][kind]["predicted"], float) - plain[s]["answers"][kind]["predicted"]
+                for s in seeds
+            ]
+            if seeds and right[0].size:
+                difference = 100 * np.mean(right, axis=0)
+                drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
+                low, high = np.quantile(drawn, (0.025, 0.975))
+                lines.append([mask, kind, str(len(seeds)), f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"])
+    if not lines:
+        return ""
+    header = ["hidden", "questions", "training seeds", "points against nothing hidden"]
+    note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
+    return f"{markdown_table(header, lines)}\n\n{note}"
+
+
+def _interval(value: Mapping[str, float], digits: int) -> str:
+    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
+main = command("causality", CausalityBenchmark, run, package="benchmarks")
+
+if __name__ == "__main__":
+    main()
