@@ -86,7 +86,7 @@ class GoalObservation(gym.Wrapper[Observation, NDArray[np.float32], dict[str, ND
         side = int(env.get_wrapper_attr("render_size"))
         pixels = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
         proprio = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
-        self.observation_space = gym.spaces.Dict(
+        self.observation_space: gym.Space[Observation] = gym.spaces.Dict(  # type: ignore[assignment]
             {"pixels": pixels, "proprio": proprio, "goal_pixels": pixels, "goal_proprio": proprio}
         )
 

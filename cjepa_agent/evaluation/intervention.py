@@ -257,7 +257,8 @@ def _removal(
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
     counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & inside
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
-    influenced: NDArray[np.bool_] = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCED
+    farthest: NDArray[np.float64] = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0)
+    influenced = np.greater(farthest, INFLUENCED)
     influenced[id] = False
     with np.errstate(invalid="ignore"):
         error, unchanged = (
