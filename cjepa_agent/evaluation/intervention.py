@@ -257,8 +257,7 @@ def _removal(
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
     counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & inside
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
-    farthest: NDArray[np.float64] = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0)
-    influenced = np.greater(farthest, INFLUENCED)
+    influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCED
     influenced[id] = False
     with np.errstate(invalid="ignore"):
         error, unchanged = (
@@ -267,7 +266,7 @@ def _removal(
         )
     apart = np.linalg.norm((reading.position - factual.position).numpy()[:VISIBLE_FRAMES], axis=-1) / RADIUS
     shift = np.where(counted, apart, 0).max(axis=0)
-    return Removed(truth.scene, id, influenced, counted.any(axis=0), error, unchanged, shift)
+    return Removed(truth.scene, id, influenced, np.asarray(counted.any(axis=0)), error, unchanged, shift)
 
 
 def _pairs(truth: _Truth, id: int, reading: SceneReading, readouts: Readouts) -> dict[str, Pairs]:
