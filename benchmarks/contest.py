@@ -281,9 +281,13 @@ def entries(weights: str, planner: PlannerSettings, efforts: dict[str, Effort], 
         checkpoint = paper_network(checkpoint, seed)
     # The others know neither of these.
     plain = replace(planner, precision="float32", compile="off")
+    halved = replace(planner, precision="bfloat16")
     return {
         "ours": Entry(Ours, checkpoint, planner, efforts["ours"]),
+        "ours-bf16": Entry(Ours, checkpoint, halved, efforts["ours"]),
+        "ours-compiled": Entry(Ours, checkpoint, replace(halved, compile="kernels"), efforts["ours"]),
         "fast": Entry(Ours, checkpoint, with_fast_search(planner), efforts["ours"]),
+        "fast-bf16": Entry(Ours, checkpoint, with_fast_search(halved), efforts["ours"]),
         "published": Entry(Published, checkpoint, plain, efforts["published"]),
         "reencoding": Entry(_reencoding, checkpoint, plain, efforts["published"]),
         "stable-worldmodel": Entry(StableWorldModel, checkpoint, plain, efforts["peer"]),

@@ -20,7 +20,17 @@ from cjepa_agent.provenance import provenance, settings_record
 from configs.command import command
 
 EPISODE_BLOCKS = 10
-ROWS = ("ours", "fast", "published", "reencoding", "stable-worldmodel", "patches")
+ROWS = (
+    "ours",
+    "ours-bf16",
+    "ours-compiled",
+    "fast",
+    "fast-bf16",
+    "published",
+    "reencoding",
+    "stable-worldmodel",
+    "patches",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class PlanningBenchmark:
     Attributes:
         task: ``table`` compares ways to plan the same evaluation, ``scaling`` shows how the time grows with the size
             of the problem, ``latency`` how long an agent waits that plans again after every action block.
-        rows: of the table: ``ours``; ``fast``, which is ours with the search and horizons of ``planner=fast``;
+        rows: of the table: ``ours``; ``ours-bf16``, in bfloat16; ``ours-compiled``, with compiled kernels besides;
+            ``fast`` and ``fast-bf16``, which are ours with the search and horizons of ``planner=fast``;
             ``published``, an environment at a time, slots assigned on the host; ``reencoding``, the same with the
             pictures encoded in every cost call; ``stable-worldmodel``, its ``CEMSolver``; and ``patches``, ours with
             196 patch tokens in place of slots.
