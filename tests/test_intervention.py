@@ -13,6 +13,8 @@ import torch
 from clevrer_scenes import chain, random_scenes
 from torch import Tensor
 
+from benchmarks import causality
+from benchmarks.causality import CausalityBenchmark
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene, scene_states
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
@@ -41,6 +43,7 @@ CONFIG = WorldModelConfig(
     env_action_dim=0,
     action_block=2,
 )
+TINY = TrainerConfig(steps=3, batch=4, optimizer="adamw", warmup=1, ema=0.0, precision="32-true", accelerator="cpu")
 
 
 def random_model() -> WorldModel:
@@ -220,9 +223,6 @@ class TestMeasure:
 
     def test_the_command(self, data: Path, slots: Path, tmp_path: Path) -> None:
         predictor = replace(preset(PredictorConfig, "predictor", "clevrer"), depth=1, width=32, heads=2, mlp=32)
-        trainer = TrainerConfig(
-            steps=3, batch=4, optimizer="adamw", warmup=1, ema=0.0, precision="32-true", accelerator="cpu"
-        )
         dynamics = replace(preset(DynamicsTrainingConfig, "dynamics", "clevrer"), windows=8, rollout_batch=4)
         run = TrainConfig(
             data=Path("none"),
@@ -230,7 +230,7 @@ class TestMeasure:
             out=tmp_path / "run",
             predictor=predictor,
             dynamics=dynamics,
-            trainer=trainer,
+            trainer=TINY,
         )
         train(run)
         config = EvaluateConfig(
@@ -250,3 +250,43 @@ class TestMeasure:
             evaluate(replace(config, weights="pusht"))
         with pytest.raises(ValueError, match="removal"):
             replace(config, removal="burn")  # type: ignore[arg-type]
+
+
+class TestStudy:
+    def test_the_command_trains_scores_and_resumes(self, data: Path, slots: Path, tmp_path: Path) -> None:
+        config = CausalityBenchmark(
+            masks=("0", "2-token"),
+            training_seeds=(0,),
+            data=data,
+            slots=slots,
+            runs=tmp_path / "runs",
+            predictor=replace(preset(PredictorConfig, "predictor", "clevrer"), depth=1, width=32, heads=2, mlp=32),
+            dynamics=replace(preset(DynamicsTrainingConfig, "dynamics", "clevrer"), windows=8, rollout_batch=4),
+            trainer=TINY,
+            out=tmp_path,
+            page=tmp_path / "causality.md",
+        )
+        causality.run(config)
+        before = (tmp_path / "benchmark_causality.json").read_text()
+        entries = json.loads(before)["predictors"]
+        assert set(entries) == {"0, seed 0", "2-token, seed 0"}
+        page = (tmp_path / "causality.md").read_text()
+        assert "| 2-token | counterfactual | 1 |" in page and "| 0 | 0 |" in page
+        causality.run(config)
+        assert (tmp_path / "benchmark_causality.json").read_text() == before
+        with pytest.raises(ValueError, match="give another out"):
+            causality.run(replace(config, removal="empty"))
+
+    def test_contrasts_are_paired_by_question(self) -> None:
+        def entry(mask: str, right: list[int]) -> dict[str, object]:
+            answers = {kind: {"predicted": right} for kind in ("counterfactual", "predictive")}
+            return {"mask": mask, "training_seed": 0, "answers": answers}
+
+        text = causality.contrasts([entry("0", [0, 0, 1, 1]), entry("3", [1, 1, 1, 1])], 0)
+        assert "| 3 | counterfactual | 1 | +50.0 (+0.0 to +100.0) |" in text
+        assert causality.contrasts([entry("3", [1])], 0) == ""
+
+    @pytest.mark.parametrize("bad", ["object", "2-block", "0-token", "-1"])
+    def test_unknown_masks_are_refused(self, bad: str) -> None:
+        with pytest.raises(ValueError, match="expected <objects hidden>"):
+            CausalityBenchmark(masks=(bad,))
