@@ -27,7 +27,7 @@ from envs.pusht.success import success_rule
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig
 
 CEM_SIZES = ((16, 4), (32, 4), (32, 8), (64, 4), (64, 8), (128, 8), (300, 10))  # candidates, iterations
-FAST_SIZES = (32, 64, 128)  # candidates of planner=fast's first iteration, in place of its own
+FAST_SIZES = (32, 64, 256)  # candidates of planner=fast's first iteration, in place of its own
 SHORT_SIZES = ((8, 3), (16, 3), (16, 5), (32, 5), (64, 5), (128, 6))
 RANDOM_SIZES = (64, 256, 1024)
 GRADIENT_SIZES = ((1, 10), (4, 10), (8, 20))  # restarts, iterations
