@@ -5,6 +5,9 @@ from functools import lru_cache
 import numpy as np
 
 from envs.clevrer import Scene, SceneObject, Trajectory, sample_scene, simulate
+from envs.clevrer.questions import Candidate, scene_pool
+
+POOLS = 6  # of the random scenes, those whose questions are written
 
 
 @lru_cache(maxsize=1)
@@ -12,6 +15,11 @@ def random_scenes() -> tuple[tuple[Scene, Trajectory], ...]:
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng, n_objects=3 + count % 4) for count in range(30)]
     return tuple((scene, simulate(scene)) for scene in scenes)
+
+
+@lru_cache(maxsize=1)
+def pools() -> dict[int, list[Candidate]]:
+    return {index: scene_pool(scene, seed=index) for index, (scene, _) in enumerate(random_scenes()[:POOLS])}
 
 
 def chain() -> Scene:

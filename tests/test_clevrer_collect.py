@@ -21,7 +21,7 @@ from cjepa_agent.collecting.collection import collect, collect_shards
 from cjepa_agent.data import EpisodeFile
 from envs.clevrer import browse
 from envs.clevrer.annotation import read_scene
-from envs.clevrer.dataset import Dataset, split_of
+from envs.clevrer.dataset import Dataset, scene_paths, split_of
 from envs.clevrer.env import CLEVREREnv
 from envs.clevrer.physics import simulate
 from envs.clevrer.questions import execute, judge
@@ -257,6 +257,30 @@ def test_the_released_arrangement_is_read(copied: Path) -> None:
     assert not file.problems and "answer" not in file.scenes[0]["questions"][0]
 
 
+def test_the_broken_released_annotation_does_not_stop_the_others(copied: Path) -> None:
+    dataset = Dataset(copied)
+    released = dataset.path("annotation", 10000).read_text()
+    for scene in (10799, 10800, 10801):
+        path = scene_paths(copied, "annotation", scene)[0]
+        path.parent.mkdir(exist_ok=True)
+        text = json.dumps({**json.loads(released), "scene_index": scene})
+        path.write_text(text[: len(text) // 2] if scene == 10800 else text)
+    problems: list[str] = []
+    assert [scene for scene, _ in dataset.trajectories("validation", problems.append)] == [10000, 10799, 10801]
+    assert len(problems) == 1 and "annotation_10800.json: scene 10800: " in problems[0]
+
+
+def test_a_video_of_the_released_size_is_read(tmp_path: Path) -> None:
+    frames = np.zeros((128, 320, 480, 3), np.uint8)
+    frames[:, :, 240:] = 200
+    path = scene_paths(tmp_path, "video", 15000)[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode_video(frames))
+    read = Dataset(tmp_path).video(15000)
+    assert read.shape == frames.shape
+    assert np.abs(read[-1].astype(int) - frames[-1]).mean() < 5
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no CLEVRER data set at"):
         Dataset(tmp_path)
@@ -313,6 +337,37 @@ def test_the_page_shows_everything(
     assert (seen.count(("details", "question")), seen.count(("table", "run"))) == (len(questions), runs)
     assert "the program gives" not in text and 'problem">' not in text
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+
+
+def test_the_page_works_in_a_browser(made: CLEVRERCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    monkeypatch.setattr(browse, "FILM", (24, 16))
+    file = tmp_path / "page.html"
+    browse.main([str(made.out), "--scene", "0", "--out", str(file)])
+    facts = Dataset(made.out).facts(0)
+    frames = [event.frame for event in (*facts.events, *(facts.unseen or ()))]
+    problems: list[str] = []
+    with playwright.sync_playwright() as driver:
+        try:
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"))  # or Playwright's own
+        except playwright.Error as error:
+            pytest.skip(f"no browser: {error.message.splitlines()[0]}")
+        page = browser.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.goto(file.as_uri())
+        marks = page.locator(".timeline .event")
+        assert marks.count() == len(frames)
+        for number, frame in enumerate(frames):
+            marks.nth(number).dispatch_event("click")
+            assert page.locator("output").inner_text() == f"frame {frame}"
+            assert float(page.locator(".cursor").get_attribute("x1")) == browse.LEFT + browse.FRAME * frame
+        question = page.locator("details.question").nth(1)
+        assert not question.locator("table.run").first.is_visible()
+        question.locator("summary").first.click()
+        assert question.locator("table.run").first.is_visible()
+        browser.close()
+    assert not problems
 
 
 def test_the_page_of_a_flawed_data_set_says_what_is_missing(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def scene(index: int = 0) -> Json:
         Option("The cube collides with the cylinder", ["all_events", "unique"], "correct", ()),
     )
     next_event = Candidate("predictive", "What will happen next?", ["unseen_events", "belong_to"], options=options)
-    return scene_entry(index, [Candidate("count", "How many objects are moving?", program, "2", "g"), next_event])
+    return scene_entry(index, [Candidate("count", "How many objects are moving?", program, "2"), next_event])
 
 
 def test_entries_have_the_official_form() -> None:
@@ -158,7 +158,7 @@ def guessable(scenes: int, telling: bool, seed: int) -> list[Json]:
     for index in range(scenes):
         colour, other = rng.choice(COLOURS), rng.choice(COLOURS)
         yes = colour in ("red", "blue") if telling else rng.random() < 0.5
-        exist = Candidate("exist", f"Are there any moving {colour} cubes?", ["exist"], "yes" if yes else "no", "g")
+        exist = Candidate("exist", f"Are there any moving {colour} cubes?", ["exist"], "yes" if yes else "no")
         options = []
         for named in (colour, other):
             right = named == colour if telling else rng.random() < 0.5

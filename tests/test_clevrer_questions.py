@@ -1,51 +1,33 @@
-"""CLEVRER questions: words, programs, answers, pools and their balance."""
+"""CLEVRER questions: words, sentences and programs."""
 
 import json
-import random
-import re
-from collections import Counter
 from dataclasses import replace
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
 import pytest
-from clevrer_scenes import chain, random_scenes
+from clevrer_scenes import chain
 
-from envs.clevrer import Event, Scene, Trajectory, sample_scene, simulate
+from envs.clevrer import Event, simulate
 from envs.clevrer.annotation import annotate, read_trajectory
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions import (
     ANSWER_VOCABULARY,
     QUESTION_VOCABULARY,
-    Candidate,
     Facts,
     Object,
-    Option,
     ProgramError,
-    balance,
     encode_answer,
     encode_question,
     execute,
     judge,
-    scene_pool,
     templates,
     tokenize,
     trace,
 )
-from envs.clevrer.questions.balance import ALIKE_SHARE, CHOICES, MAX_IMBALANCE, QUESTIONS
 from envs.clevrer.questions.facts import shown_collisions
-from envs.clevrer.questions.generate import PERTURBATIONS, counterfactual_worlds, generate, resimulation
 from envs.clevrer.questions.programs import ALIASES, ORDERS, Description
-from envs.clevrer.questions.vocabulary import ANSWERS_OF, ATTRIBUTES, CHOICE_WORDS, QUESTION_WORDS
-
-DEFAULT_SCENES = 6
-
-
-@lru_cache(maxsize=1)
-def pools() -> dict[int, list[Candidate]]:
-    return {index: scene_pool(random_scenes()[index][0], seed=index) for index in range(DEFAULT_SCENES)}
-
+from envs.clevrer.questions.vocabulary import ATTRIBUTES, CHOICE_WORDS, QUESTION_WORDS
 
 # Words
 
@@ -267,320 +249,3 @@ def test_collisions_outside_the_picture_do_not_count() -> None:
     assert min(c.frame for c in later if c.ids == first.ids) == first.frame + 4
     inside[: first.frame + 4, columns[1]] = False
     assert first.ids not in [c.ids for c in shown_collisions(replace(trajectory, inside=inside))]
-
-
-# Answers, found a second way: from what a question says, and not from its program
-
-
-class Direct:
-    """Answers questions from their text, with the frames of the events counted out by hand."""
-
-    WHEN = r"(?: (?P<order>before|after) the (?P<who>.+) (?P<verb>enters|exits) the scene)?"
-    MOMENT = r"(?: when the (?:video (?P<edge>begins|ends)|(?P<who>.+) (?P<verb>enters|exits) the scene))?"
-    MOTION = "(?P<motion>moving|stationary)"
-
-    def __init__(self, scene: Scene, trajectory: Trajectory) -> None:
-        self.scene = scene
-        self.names = {item.id: (item.colour, item.material, item.shape) for item in scene.objects}
-        self.inside = {id: list(trajectory.inside[:, k]) for k, id in enumerate(trajectory.ids)}
-        self.speed = {
-            id: [float(np.hypot(vx, vy)) for vx, vy, _ in trajectory.velocity[:, k]]
-            for k, id in enumerate(trajectory.ids)
-        }
-        self.passages: dict[str, dict[int, int]] = {"enter": {}, "exit": {}}
-        for id, seen in self.inside.items():
-            for frame in range(1, VISIBLE_FRAMES):
-                if seen[frame] != seen[frame - 1]:
-                    self.passages["enter" if seen[frame] else "exit"][id] = frame
-        self.hits = [(c.frame, set(c.ids)) for c in trajectory.collisions if c.frame < VISIBLE_FRAMES]
-        self.later = [set(c.ids) for c in trajectory.collisions if c.frame >= VISIBLE_FRAMES]
-
-    def all(self, phrase: str) -> list[int]:
-        words = [word for word in phrase.removesuffix("s").split() if word != "object"]
-        return [id for id, name in self.names.items() if set(words) <= set(name)]
-
-    def one(self, phrase: str) -> int:
-        (id,) = self.all(phrase)
-        return id
-
-    def moves(self, id: int, motion: str, at: dict[str, str | None]) -> bool:
-        if at["who"]:
-            frames = [self.passages[at["verb"].removesuffix("s")][self.one(at["who"])]]
-        elif at["edge"]:
-            frames = [0 if at["edge"] == "begins" else 127]
-        else:
-            moved = any(self.inside[id][f] and self.speed[id][f] > 0.02 for f in range(128))
-            return moved == (motion == "moving")
-        return self.inside[id][frames[0]] and (self.speed[id][frames[0]] > 0.02) == (motion == "moving")
-
-    def during(self, frame: int, when: dict[str, str | None]) -> bool:
-        if not when["who"]:
-            return True
-        limit = self.passages[when["verb"].removesuffix("s")][self.one(when["who"])]
-        return frame < limit if when["order"] == "before" else frame > limit
-
-    def subject(self, text: str) -> int:
-        """The object that a question asks an attribute of."""
-        if m := re.fullmatch(r"(?:(\w+) )?object to collide with the (.+)", text):
-            me = self.one(m[2])
-            partners = [pair - {me} for _, pair in sorted(self.hits, key=lambda hit: hit[0]) if me in pair]
-            assert m[1] or len(partners) == 1
-            (partner,) = partners[{None: 0, "first": 0, "second": 1, "last": -1}[m[1]]]
-            return partner
-        if m := re.fullmatch(r"(\w+) object (?:that|to) (enter|exit)s? the scene", text):
-            ids = sorted(self.passages[m[2]], key=lambda id: self.passages[m[2]][id])
-            return ids[{"first": 0, "second": 1, "last": -1}[m[1]]]
-        m = re.fullmatch(f"{self.MOTION} (?P<what>.+?){self.MOMENT}", text)
-        m = m or re.fullmatch(f"(?P<what>.+?) that is {self.MOTION}{self.MOMENT}", text)
-        assert m, text
-        assert len(self.all(m["what"])) > 1, f"answerable from one frame: {text}"
-        (id,) = [id for id in self.all(m["what"]) if self.moves(id, m["motion"], m.groupdict())]
-        return id
-
-    def answer(self, text: str) -> str:
-        text = text.removesuffix("?")
-        if m := re.fullmatch(r"What (?:is the )?(color|material|shape) (?:is|of) the (.+)", text):
-            column = ["color", "material", "shape"].index(m[1])
-            assert not set(re.findall(r"\w+", m[2].split("with the")[0].split(" when ")[0])) & set(ATTRIBUTES[m[1]])
-            return self.names[self.subject(m[2])][column]
-        number = self.number(text)
-        if text.startswith("How many"):
-            return str(number)
-        return "yes" if number else "no"
-
-    def number(self, text: str) -> int:
-        if m := re.fullmatch(f"(?:How many collisions|Are there any collisions that) happen{self.WHEN}", text):
-            return sum(self.during(frame, m.groupdict()) for frame, _ in self.hits)
-        m = re.fullmatch(
-            f"(?:How many|Are there any) (?P<what>.+?)(?: that)? (?P<passage>enter|exit) the scene{self.WHEN}", text
-        )
-        if m:
-            frames = self.passages[m["passage"]]
-            return sum(id in frames and self.during(frames[id], m.groupdict()) for id in self.all(m["what"]))
-        m = re.fullmatch(f"How many (?P<what>.+?) are {self.MOTION}{self.MOMENT}", text)
-        m = m or re.fullmatch(f"How many {self.MOTION} (?P<what>.+?) are there{self.MOMENT}", text)
-        m = m or re.fullmatch(f"Are there any {self.MOTION} (?P<what>.+?){self.MOMENT}", text)
-        assert m, text
-        return sum(self.moves(id, m["motion"], m.groupdict()) for id in self.all(m["what"]))
-
-    def pair(self, text: str) -> set[int]:
-        m = re.fullmatch(r"The (.+) collides with the (.+)", text) or re.fullmatch(
-            r"The (.+) and the (.+) collide", text
-        )
-        m = m or re.fullmatch(r"the collision between the (.+) and the (.+)", text)
-        m = m or re.fullmatch(r"the (.+)'s colliding with the (.+)", text)
-        assert m, text
-        return {self.one(m[1]), self.one(m[2])}
-
-    def history(self, id: int) -> list[tuple[int, int, str, frozenset[int]]]:
-        """What happens to an object: (frame, rank within a frame, kind, objects)."""
-        found = [(frame, 1, "hit", frozenset(pair)) for frame, pair in self.hits if id in pair]
-        for rank, kind in ((0, "enter"), (2, "exit")):
-            if id in self.passages[kind]:
-                found.append((self.passages[kind][id], rank, kind, frozenset({id})))
-        return sorted(found, key=lambda event: (event[0], event[1], sorted(event[3])))
-
-    def causes(self, event: tuple[int, int, str, frozenset[int]]) -> set[tuple[int, int, str, frozenset[int]]]:
-        found = set()
-        for id in event[3]:
-            history = self.history(id)
-            if (place := history.index(event)) > 0:
-                found |= {history[place - 1]} | self.causes(history[place - 1])
-        return found
-
-    def responsible(self, question: str, choice: str) -> bool:
-        effect = re.fullmatch(r"Which of the following is (?:not )?responsible for (.+)\?", question)[1]
-        if m := re.fullmatch(r"the (.+)'s exit(?:ing the scene)?", effect):
-            event = self.history(self.one(m[1]))[-1]
-            assert event[2] == "exit"
-        else:
-            (event,) = [e for e in self.history(min(self.pair(effect))) if e[3] == self.pair(effect)]
-        causes = self.causes(event)
-        if m := re.fullmatch(r"the presence of the (.+)", choice):
-            assert self.one(m[1]) not in event[3]
-            return any(self.one(m[1]) in cause[3] for cause in causes)
-        if m := re.fullmatch(r"the (.+)'s (?:entrance|entering the scene)", choice):
-            assert self.one(m[1]) not in event[3]
-            return any((kind, ids) == ("enter", {self.one(m[1])}) for _, _, kind, ids in causes)
-        return any((kind, ids) == ("hit", self.pair(choice)) for _, _, kind, ids in causes)
-
-    def judge(self, question: str, choice: str) -> bool:
-        """Whether a choice is right."""
-        wanted = " not " not in question
-        if "responsible" in question:
-            return self.responsible(question, choice) == wanted
-        if "next" in question:
-            return (self.pair(choice) in self.later) == wanted
-        removed = self.one(re.search(r"(?:without the|if the) (.+?)(?: is removed|,|\?)", question.lower())[1])
-        without = simulate(Scene(tuple(item for item in self.scene.objects if item.id != removed)))
-        seen = {id: without.inside[:, k] for k, id in enumerate(without.ids)}
-        pairs = [
-            set(c.ids)
-            for c in without.collisions
-            if any(seen[id][c.frame] for id in c.ids) and np.all([seen[id][c.frame :] for id in c.ids], axis=0).any()
-        ]
-        return (self.pair(choice) in pairs) == wanted
-
-
-def check(scene: Scene, trajectory: Trajectory, pool: list[Candidate]) -> None:
-    direct = Direct(scene, trajectory)
-    for candidate in pool:
-        encode_question(candidate.text)
-        if candidate.answer is not None:
-            assert candidate.answer in ANSWERS_OF[candidate.subtype]
-            assert direct.answer(candidate.text) == candidate.answer, candidate.text
-        for option in candidate.options:
-            encode_question(candidate.text, option.text)
-            right = direct.judge(candidate.text, option.text)
-            assert ("correct" if right else "wrong") == option.answer, (candidate.text, option.text)
-
-
-@pytest.mark.parametrize("index", range(DEFAULT_SCENES))
-def test_answers_are_what_the_texts_ask_for(index: int) -> None:
-    scene, trajectory = random_scenes()[index]
-    assert {candidate.subtype for candidate in pools()[index]} >= {*ANSWERS_OF, "explanatory", "counterfactual"}
-    check(scene, trajectory, pools()[index])
-
-
-@pytest.mark.slow
-def test_answers_are_what_the_texts_ask_for_in_500_scenes() -> None:
-    rng = np.random.default_rng(1)
-    for seed in range(500):
-        scene = sample_scene(rng)
-        check(scene, simulate(scene), scene_pool(scene, seed))
-
-
-# Pools
-
-
-def test_a_pool_depends_on_its_scene_and_seed_alone() -> None:
-    scene = random_scenes()[0][0]
-    again = [Candidate.from_json(json.loads(json.dumps(candidate.to_json()))) for candidate in scene_pool(scene, 0)]
-    assert again == pools()[0]
-    assert scene_pool(scene, 1) != again
-
-
-def test_counterfactual_choices_survive_perturbations_of_the_start() -> None:
-    asked = 0
-    for index, (scene, trajectory) in enumerate(random_scenes()[:DEFAULT_SCENES]):
-        known = Facts.of(trajectory)
-        worlds = counterfactual_worlds(known, resimulation(scene, index))
-        assert all(len(versions) == 1 + PERTURBATIONS for versions in worlds.values())
-        for candidate in pools()[index]:
-            if candidate.subtype == "counterfactual":
-                for number in range(1 + PERTURBATIONS):
-                    world = replace(known, without={id: versions[number] for id, versions in worlds.items()})
-                    for option in candidate.options:
-                        assert judge(world, option.program, candidate.program) == option.answer
-                        asked += 1
-    assert asked > 0
-
-
-@pytest.mark.parametrize("flips", [False, True])
-def test_a_flipping_pair_is_not_asked_about(flips: bool) -> None:
-    known = Facts.of(simulate(chain()))
-
-    def resimulate(removed: int, number: int) -> Trajectory:
-        course = simulate(chain(), {removed: 0})
-        return replace(course, collisions=()) if flips and number == 3 else course
-
-    worlds = counterfactual_worlds(known, resimulate)
-    assert sorted(worlds) == [0, 1, 2], "only objects that collide are removed"
-    assert worlds[2][0] == {frozenset({0, 1})}
-    pool = [c for c in generate(known, np.random.default_rng(0), worlds) if c.subtype == "counterfactual"]
-    happening = [o for c in pool for o in c.options if (o.answer == "correct") != (" not " in c.text)]
-    assert bool(happening) != flips
-
-
-def test_the_window_decides_whether_hidden_frames_count() -> None:
-    differ = 0
-    for index, (scene, trajectory) in enumerate(random_scenes()[:DEFAULT_SCENES]):
-        known, resimulate = Facts.of(trajectory), resimulation(scene, index)
-        whole = counterfactual_worlds(known, resimulate, perturbations=0)
-        shown = counterfactual_worlds(known, resimulate, window=VISIBLE_FRAMES, perturbations=0)
-        assert all(shown[id][0] <= whole[id][0] for id in whole)
-        differ += sum(shown[id][0] != whole[id][0] for id in whole)
-    assert differ > 0
-
-
-# Balance
-
-
-@lru_cache(maxsize=1)
-def made_up_pools() -> dict[int, list[Candidate]]:
-    """Pools that supply every answer, but not evenly."""
-    rng = random.Random(0)
-    found: dict[int, list[Candidate]] = {}
-    for scene in range(100):
-        pool = []
-        for subtype, answers in ANSWERS_OF.items():
-            for number in range(30):
-                answer = answers[min(int(rng.expovariate(1.0)), len(answers) - 1)]
-                group = f"{subtype} {rng.randrange(3)}"
-                pool.append(Candidate(subtype, f"{subtype} {number}", [subtype, str(number)], answer, group))
-        for type, number in product(CHOICES, range(4)):
-            options = []
-            for choice in range(7):
-                answer = "correct" if rng.random() < 0.2 else "wrong"
-                groups = (type, f"{type} {number % 2} {choice % 2}")
-                options.append(Option(f"choice {choice}", [str(choice)], answer, groups))
-            pool.append(Candidate(type, f"{type} {number}", [type, str(number)], options=tuple(options)))
-        found[scene] = pool
-    return found
-
-
-@lru_cache(maxsize=1)
-def picked() -> dict[int, list[Candidate]]:
-    return balance(made_up_pools(), seed=3)
-
-
-def test_answers_of_each_subtype_are_equally_frequent_unless_the_scenes_run_out() -> None:
-    def count(pools: dict[int, list[Candidate]], subtype: str) -> Counter[str | None]:
-        return Counter(q.answer for questions in pools.values() for q in questions if q.subtype == subtype)
-
-    for subtype, answers in ANSWERS_OF.items():
-        supplied, asked = count(made_up_pools(), subtype), count(picked(), subtype)
-        most = max(asked.values())
-        plenty = [answer for answer in answers if supplied[answer] > 2 * most]
-        assert len(plenty) >= 2 and min(asked[answer] for answer in plenty) >= most - 2, (subtype, asked)
-        assert all(asked[a] >= 0.5 * min(supplied[a], most) for a in answers), (subtype, asked, supplied)
-
-
-def test_correct_and_wrong_choices_are_balanced_within_types_and_templates() -> None:
-    difference: Counter[str] = Counter()
-    numbers: Counter[tuple[str, int]] = Counter()
-    for question in (q for questions in picked().values() for q in questions if q.options):
-        correct = sum(option.answer == "correct" for option in question.options)
-        numbers[question.subtype, correct] += 1
-        assert len(question.options) in CHOICES[question.subtype].sizes
-        for option in question.options:
-            difference.update(dict.fromkeys(option.groups, 1 if option.answer == "correct" else -1))
-    assert max(map(abs, difference.values())) <= MAX_IMBALANCE
-    assert {correct for type, correct in numbers if type == "predictive"} == {1}
-    assert {correct for type, correct in numbers if type == "counterfactual"} == {1, 2, 3}
-    assert {correct for type, correct in numbers if type == "explanatory"} >= {0, 1, 2, 3}
-    explanatory = [q.options for questions in picked().values() for q in questions if q.subtype == "explanatory"]
-    alike = sum(len({option.answer for option in options}) == 1 for options in explanatory)
-    assert 0 < alike <= ALIKE_SHARE * len(explanatory)
-
-
-def test_balance_does_not_depend_on_who_made_the_pools() -> None:
-    made = made_up_pools()
-    shuffled = {scene: made[scene] for scene in random.Random(5).sample(sorted(made), len(made))}
-    assert balance(shuffled, seed=3) == picked()
-    assert balance(made, seed=4) != picked()
-
-
-def test_questions_are_in_the_official_order_and_never_repeated() -> None:
-    for questions in balance(pools(), seed=0).values():
-        types = [question.subtype if question.options else "descriptive" for question in questions]
-        order = ["descriptive", *CHOICES]
-        assert types == sorted(types, key=order.index)
-        assert len({tuple(question.program) for question in questions}) == len(questions)
-        asked = Counter(question.subtype for question in questions)
-        assert all(asked[subtype] <= number for subtype, number in QUESTIONS.items())
-        assert len(questions) >= 11
-
-
-def test_a_scene_without_candidates_gets_no_questions() -> None:
-    assert balance({7: []}, seed=0) == {7: []}

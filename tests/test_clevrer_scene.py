@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -123,6 +124,18 @@ def test_random_scenes_keep_to_the_rules() -> None:
         assert (inside[:VISIBLE_FRAMES].sum(axis=0) >= 10).all()
         assert all(inside[collision.frame, list(collision.ids)].all() for collision in trajectory.collisions)
         assert (np.diff(inside.astype(int), axis=0) == 1).sum(axis=0).max() <= 1
+
+
+def test_most_random_scenes_leave_something_to_predict() -> None:
+    """About seven in ten, as many as CLEVRER's videos have a predictive question; by chance it would be a third."""
+    count = 0
+    for scene, trajectory in random_scenes():
+        last = trajectory.inside[VISIBLE_FRAMES - 1]
+        shown = {id for id, inside in zip(scene.ids, last, strict=True) if inside}
+        pairs = {frozenset(pair) for pair in combinations(shown, 2)}
+        later = {frozenset(c.ids) for c in trajectory.collisions if c.frame >= VISIBLE_FRAMES}
+        count += bool(pairs & later and pairs - later)
+    assert 0.5 < count / len(random_scenes()) < 0.9
 
 
 def test_random_scenes_vary() -> None:

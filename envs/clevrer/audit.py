@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from envs.clevrer.dataset import question_file
 from envs.clevrer.questions.files import TYPES, Json, read_questions
 from envs.clevrer.questions.templates import template
-from envs.clevrer.questions.vocabulary import ATTRIBUTES, tokenize
+from envs.clevrer.questions.vocabulary import ATTRIBUTES, ngrams, tokenize
 
 # Of CLEVRER's LSTM.
 PUBLISHED = {
@@ -106,21 +106,16 @@ def items_of(scenes: Iterable[Json], type: str) -> list[Item]:
 
 def _item(number: int, scene: int, question: Json, choice: Json | None) -> Item:
     text = question["question"]
-    features = _ngrams("question", text)
+    features = {f"question {words}" for words in ngrams(text)}
     form = template(text)
     if choice is not None:
         common = set(tokenize(text)) & set(tokenize(choice["choice"])) & DETAILS
         # What a choice means depends on "not" in its question and on what it is a choice about.
         form = f"{form} / {template(choice['choice'])}"
-        features |= _ngrams("choice", choice["choice"])
+        features |= {f"choice {words}" for words in ngrams(choice["choice"])}
         features |= {f"common {word}" for word in common}
         features |= {f"{len(common)} common, {form}"}
     return Item(number, scene, form, frozenset(features | {form}), (choice or question)["answer"])
-
-
-def _ngrams(prefix: str, text: str) -> set[str]:
-    words = tokenize(text)
-    return {f"{prefix} {' '.join(words[i : i + n])}" for n in (1, 2) for i in range(len(words) - n + 1)}
 
 
 def majority(train: Sequence[Item]) -> Callable[[Item], str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from math import comb
+from math import comb, log
 from typing import NamedTuple
 
 import numpy as np
 
 from envs.clevrer.questions.generate import Candidate, Option
-from envs.clevrer.questions.vocabulary import ANSWERS_OF
+from envs.clevrer.questions.templates import template
+from envs.clevrer.questions.vocabulary import ANSWERS_OF, ngrams
 
 # What a video is asked, at most; nearly all have all descriptive ones, not all have a next event or enough choices.
 QUESTIONS = {
@@ -51,10 +52,11 @@ CHOICES = {
 def balance(pools: Mapping[int, Sequence[Candidate]], seed: int) -> dict[int, list[Candidate]]:
     """The questions of each video, in the official order, with the choices that are asked.
 
-    The answers of each descriptive subtype are equally frequent as far as the scenes supply them. Within each type and
-    template of the multiple-choice questions the correct choices outnumber the wrong ones, or the reverse, by
-    ``MAX_IMBALANCE`` at most, and no more than ``ALIKE_SHARE`` of the explanatory questions have choices that are all
-    alike, none of the others. Predictive questions have exactly one correct choice of two.
+    The answers of each descriptive subtype are equally frequent as far as the scenes supply them, and the words of a
+    question tell as little of its answer as the pools allow. Within each type and template of the multiple-choice
+    questions the correct choices outnumber the wrong ones, or the reverse, by ``MAX_IMBALANCE`` at most, and no more
+    than ``ALIKE_SHARE`` of the explanatory questions have choices that are all alike, none of the others. Predictive
+    questions have exactly one correct choice of two.
 
     Args:
         pools: what ``generate`` made, by scene index.
@@ -88,26 +90,37 @@ def _place(candidate: Candidate) -> tuple[bool, bool, int]:
 
 
 class _Answers:
-    """How often each answer was given so far."""
+    """How often each answer was given so far, in each subtype, and to questions with each clue."""
 
     def __init__(self) -> None:
-        self.by_subtype: Counter[tuple[str, str | None]] = Counter()
-        self.by_group: Counter[tuple[str | None, str | None]] = Counter()
-        self.groups: Counter[str | None] = Counter()
+        self.given: Counter[tuple[str, str | None]] = Counter()
+        self.suggested: Counter[tuple[str, str, str | None]] = Counter()
+        self.clues: Counter[tuple[str, str]] = Counter()
 
     def pick(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The candidate with the rarest answer, and among those the one whose answer its group suggests least."""
-        chosen = min(candidates, key=self._frequency, default=None)
+        """The candidate with the rarest answer, and among those the one whose text suggests its answer least."""
+        rarest = min((self.given[candidate.subtype, candidate.answer] for candidate in candidates), default=0)
+        rare = [c for c in candidates if self.given[c.subtype, c.answer] == rarest]
+        chosen = min(rare, key=self._suggestion, default=None)
         if chosen is not None:
-            self.by_subtype[chosen.subtype, chosen.answer] += 1
-            self.by_group[chosen.group, chosen.answer] += 1
-            self.groups[chosen.group] += 1
+            self.given[chosen.subtype, chosen.answer] += 1
+            for clue in _clues(chosen):
+                self.suggested[chosen.subtype, clue, chosen.answer] += 1
+                self.clues[chosen.subtype, clue] += 1
         return chosen
 
-    def _frequency(self, candidate: Candidate) -> tuple[int, float]:
-        number = self.by_group[candidate.group, candidate.answer] + 1
-        share = number / (self.groups[candidate.group] + len(ANSWERS_OF[candidate.subtype]))
-        return self.by_subtype[candidate.subtype, candidate.answer], share
+    def _suggestion(self, candidate: Candidate) -> float:
+        """How much likelier than another the answer is to a reader who counts clues, as naive Bayes does."""
+        subtype, answers = candidate.subtype, len(ANSWERS_OF[candidate.subtype])
+        return sum(
+            log((self.suggested[subtype, clue, candidate.answer] + 1) / (self.clues[subtype, clue] + answers) * answers)
+            for clue in _clues(candidate)
+        )
+
+
+def _clues(candidate: Candidate) -> list[str]:
+    """What a reader who has not seen the video can go by: the form of the question, and its words."""
+    return [template(candidate.text), *ngrams(candidate.text)]
 
 
 class _Plan(NamedTuple):

@@ -26,7 +26,6 @@ from envs.clevrer.questions.vocabulary import ANSWERS_OF, ATTRIBUTES
 from envs.clevrer.scene import Scene
 
 DRAWS = 60  # descriptive questions tried per scene and subtype
-KEPT = 4  # descriptive questions kept per scene, subtype and answer
 CAUSES_ASKED = 4  # events per scene whose causes are asked for
 PERTURBATIONS = 5
 
@@ -64,8 +63,6 @@ class Candidate:
         subtype: ``count``, ``exist``, ``query_color`` ... of descriptive questions, else the question's type.
         text, program: the question.
         answer: of a descriptive question; None for multiple choice.
-        group: of descriptive questions, those within which answers should be equally frequent, because a reader who
-            has not seen the video can hardly tell them apart; None for multiple choice.
         options: the choices to pick from; empty for descriptive questions.
     """
 
@@ -73,7 +70,6 @@ class Candidate:
     text: str
     program: Program
     answer: str | None = None
-    group: str | None = None
     options: tuple[Option, ...] = ()
 
     def with_options(self, options: Iterable[Option]) -> Candidate:
@@ -184,37 +180,28 @@ class _Writer:
 
     def descriptive(self) -> Iterator[Candidate]:
         for subtype, answers in ANSWERS_OF.items():
-            kept = dict.fromkeys(answers, 0)
             seen: set[tuple[str, ...]] = set()
             for _ in range(DRAWS):
-                drawn = self._draw(subtype)
-                if drawn is None or tuple(drawn[0].program) in seen:
+                phrase = self._draw(subtype)
+                if phrase is None or tuple(phrase.program) in seen:
                     continue
-                phrase, group = drawn
                 seen.add(tuple(phrase.program))
                 try:
                     answer = execute(self.facts, phrase.program)
                 except ProgramError:
                     continue
-                if kept.get(answer, KEPT) < KEPT:
-                    kept[answer] += 1
-                    yield Candidate(subtype, phrase.text, phrase.program, answer, group)
+                if answer in answers:
+                    yield Candidate(subtype, phrase.text, phrase.program, answer)
 
-    def _draw(self, subtype: str) -> tuple[Phrase, str] | None:
-        """A question and its group, or None where what was drawn is no fair question."""
+    def _draw(self, subtype: str) -> Phrase | None:
+        """A question, or None where what was drawn is no fair one."""
         if subtype in ("count", "exist"):
             ask = self._pick([self._passages, self._collisions, self._motion, self._motion])
-            items = Description() if ask == self._collisions else self._set()
-            phrase = ask(subtype, items)
-            # The more attributes are told, the fewer objects there are.
-            return phrase, f"{templates.template(phrase.text)} {len(items.told)}"
+            return ask(subtype, self._set())
         attribute = subtype.removeprefix("query_")
         draw = self._pick([self._partner, self._passer, self._mover, self._mover])
         item = draw(attribute)
-        if item is None:
-            return None
-        phrase = self._pick(templates.query(attribute, item))
-        return phrase, templates.template(phrase.text)
+        return None if item is None else self._pick(templates.query(attribute, item))
 
     def _set(self) -> Description:
         """Up to two attributes, of an object of the scene or not."""

@@ -5,6 +5,8 @@ Possessives and commas stay glued to their word ("cube's", "removed,"), and the 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +51,12 @@ CHOICE_WORDS = 12
 def tokenize(text: str) -> list[str]:
     """The words of a question or a choice, lower-case and without the question mark."""
     return text.lower().replace("?", "").split()
+
+
+def ngrams(text: str) -> list[str]:
+    """The words of a text, and its pairs of neighbouring words: what a reader who knows no grammar can go by."""
+    words = tokenize(text)
+    return [*words, *map(" ".join, pairwise(words))]
 
 
 def encode_question(question: str, choice: str | None = None) -> NDArray[np.int64]:
