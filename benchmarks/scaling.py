@@ -15,6 +15,7 @@ from benchmarks.contest import limited
 from benchmarks.measuring import seconds
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings, PlanStart
+from cjepa_agent.world_model import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def measure_scaling(
 
     def of_slots(n_slots: int) -> float:
         config = checkpoint.model.config
-        sized = replace(config, encoder=replace(config.encoder, n_slots=n_slots), roles={})
+        encoder = EncoderConfig(n_slots=n_slots, slot_dim=config.encoder.slot_dim)
+        sized = replace(config, encoder=encoder, roles={})
         return time(
             network=random_network(sized, checkpoint.action_prior, 0),
             judged=replace(objective, objects="all", matching=False),

@@ -8,19 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from tqdm import tqdm
 
 from benchmarks.report import Report
+from cjepa_agent.autoencoder import CONFIG, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
 from cjepa_agent.evaluation.planning import PlanningEvaluation
 from cjepa_agent.evaluation.results import plain_table
-from cjepa_agent.masking import MaskConfig
+from cjepa_agent.masking import MaskConfig, MaskKind
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
+from cjepa_agent.patches import PatchConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictor import PredictorConfig
@@ -30,6 +32,7 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.world_model import TrainedPredictorConfig
 from configs.command import command
+from configs.presets import preset
 from envs.files import atomic
 
 UNMASKED = MaskConfig(count=0)
@@ -37,9 +40,11 @@ PAGE = """# C-JEPA beside other predictors of slots
 
 Written by `python -m benchmarks.systems`; settings, machine and all figures are in `{source}`. Each system was trained
 on the same slots with the same {samples:,} windows, optimiser and schedule, and planned the same {episodes} {split}
-pairs per rule with the same search. Success is in percent with Wilson 95 % intervals. The rollout error is that of
-slots on validation episodes as a share of the error of copying the first frame. Parameters are those of the predictor;
-tokens are those of one frame. Seconds are wall-clock time on a machine that may have had other work.
+pairs per rule with the same search. `dino-wm` predicts patch tokens of the same frames in place of slots, by default of
+a small encoder trained on these frames (DINO-WM's are 196 x 384, of DINOv2); it knows no block, so that all patches and
+proprioception are its goal. Success is in percent with Wilson 95 % intervals. The rollout error is that of slots on
+validation episodes as a share of the error of copying the first frame. Parameters are those of the predictor; tokens
+are those of one frame. Seconds are wall-clock time on a machine that may have had other work.
 
 {table}
 """
@@ -52,10 +57,12 @@ class System:
     Attributes:
         predictor: architecture.
         mask: what is hidden from it while it trains.
+        patches: whether it predicts patch tokens in place of slots.
     """
 
     predictor: TrainedPredictorConfig
     mask: MaskConfig = UNMASKED
+    patches: bool = False
 
 
 def system(name: str, sizes: TransformerConfig) -> System:
@@ -68,14 +75,20 @@ def system(name: str, sizes: TransformerConfig) -> System:
     known = {
         "oc-jepa": System(PredictorConfig(**values)),
         "oc-dino-wm": System(OCDINOWMConfig(**values)),
+        "dino-wm": System(OCDINOWMConfig(**values), patches=True),
         "slotformer": System(SlotFormerConfig(**values)),
         # Each of its layers has two blocks.
         "ocvp": System(OCVPConfig(**{**values, "depth": (sizes.depth + 1) // 2})),
     }
-    if masked := re.fullmatch(r"c-jepa-([1-9]\d*)", name):
-        return replace(known["oc-jepa"], mask=MaskConfig(count=int(masked[1])))
+    if masked := re.fullmatch(r"c-jepa-([1-9]\d*)(?:-(token|tube|fixed)|-(concat))?", name):
+        count, kind, concat = masked.groups()
+        predictor = PredictorConfig(**values, auxiliary="concat" if concat else "tokens")
+        return System(predictor, MaskConfig(count=int(count), kind=cast(MaskKind, kind or "object")))
     if name not in known:
-        raise ValueError(f"systems has {name!r}; expected some of {['c-jepa-<objects hidden>', *known]}")
+        raise ValueError(
+            f"systems has {name!r}; expected some of {['c-jepa-<objects hidden>', *known]}; the first may end in "
+            f"-token, -tube, -fixed (mask.kind) or -concat (predictor.auxiliary)"
+        )
     return known[name]
 
 
@@ -85,16 +98,19 @@ class SystemsBenchmark:
 
     Attributes:
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
-            ``oc-dino-wm``, ``slotformer``, ``ocvp``.
+            ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
+            ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-1-concat`` (proprioception and
+            action in every slot's token).
         training_seeds: each system is trained once with each.
         data: episode file, HDF5.
         slots: folder of extracted slots.
+        patches: folder of extracted patch tokens, for ``dino-wm``.
         runs: folder for training runs; each has a folder of its own there.
         sizes: of all predictors' transformers; of OCVP's pairs of blocks there are half as many.
         dynamics: what predictors are trained on.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
         planner: how all plan.
-        objectives: what plans are judged by.
+        objectives: what plans are judged by; those of ``dino-wm`` by the preset ``all``, for it knows no block.
         rules: success rules.
         episodes: pairs per rule, taken evenly from the manifests of ``seeds``.
         budget: environment steps per episode.
@@ -113,10 +129,11 @@ class SystemsBenchmark:
 
     PRESETS: ClassVar[dict[str, str]] = {"planner": "fast"}
 
-    systems: tuple[str, ...] = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp")
+    systems: tuple[str, ...] = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp", "dino-wm")
     training_seeds: tuple[int, ...] = (0,)
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
+    patches: Path = field(default_factory=lambda: cache_folder() / "pusht_patches")
     runs: Path = field(default_factory=lambda: cache_folder() / "systems")
     sizes: TransformerConfig = field(default_factory=TransformerConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
@@ -143,14 +160,15 @@ class SystemsBenchmark:
                 f"systems and training_seeds must not be empty and seeds at least 0, "
                 f"got {self.systems} and {self.training_seeds}"
             )
-        self.evaluation(self.runs)
+        self.evaluation(self.systems[0], self.runs)
 
-    def evaluation(self, weights: Path) -> EvaluateConfig:
-        """How a checkpoint is scored."""
+    def evaluation(self, name: str, weights: Path) -> EvaluateConfig:
+        """How a checkpoint of a system is scored."""
+        patches = system(name, self.sizes).patches
         return EvaluateConfig(
             weights=str(weights),
             planner=self.planner,
-            objectives=self.objectives,
+            objectives=preset(RuleObjectives, "objectives", "all") if patches else self.objectives,
             rules=self.rules,
             episodes=self.episodes,
             baselines=False,
@@ -170,7 +188,7 @@ class SystemsBenchmark:
         chosen, trainer = system(name, self.sizes), replace(self.trainer, seed=seed)
         settings = TrainConfig(
             data=self.data,
-            slots=self.slots,
+            slots=self.patches if chosen.patches else self.slots,
             out=self.runs,
             predictor=chosen.predictor,
             mask=chosen.mask,
@@ -192,6 +210,8 @@ def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     report = Report(config.out / "benchmark_systems.json", config.identity(), "systems")
     wanted = [(f"{name}, seed {seed}", name, seed) for name in config.systems for seed in config.training_seeds]
+    for name in {name for key, name, _ in wanted if key not in report.entries}:
+        check_slots(config, name)
     for key, name, seed in tqdm(wanted, unit="system"):
         if key not in report.entries:
             report.add(key, measure(config, name, seed))
@@ -209,6 +229,22 @@ def run(config: SystemsBenchmark) -> None:
     print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
 
 
+def check_slots(config: SystemsBenchmark, name: str) -> None:
+    """Find out before hours of training whether there is what a system is trained on.
+
+    Raises:
+        FileNotFoundError: there are no slots, or no patch tokens.
+        ValueError: there are slots for patch tokens, or the other way round.
+    """
+    folder, patches = config.training(name, 0).slots, system(name, config.sizes).patches
+    kind = "patches" if patches else "slots"
+    advice = f"train stage=encoder encoder={kind}, then extract with that encoder= and out={folder}"
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{name} needs {kind}, but {folder} has none; {advice}")
+    if isinstance(SlotAutoencoder.load(folder).config, PatchConfig) != patches:
+        raise ValueError(f"{name} needs {kind}, but {folder} holds others; {advice}")
+
+
 def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
     """Train a system, as far as that has not been done, and score it."""
     settings = config.training(name, seed)
@@ -216,16 +252,17 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
     training.fit()
     rollout = training.stage.validate(training.evaluated().eval())
     weights = settings.out / "checkpoint"
-    predictor = Checkpoint.from_pretrained(weights).model.predictor
-    evaluation = PlanningEvaluation(config.evaluation(weights))
+    model = Checkpoint.from_pretrained(weights).model
+    evaluation = PlanningEvaluation(config.evaluation(name, weights))
     rows = [row for rule in config.rules for row in evaluation.rows(rule)]
     return {
         "system": name,
         "training_seed": seed,
+        "encoder": asdict(model.config.encoder),
         "predictor": asdict(settings.predictor),
         "mask": asdict(settings.mask),
-        "parameters": sum(p.numel() for p in predictor.parameters()),
-        "frame_tokens": predictor.frame_tokens,
+        "parameters": sum(p.numel() for p in model.predictor.parameters()),
+        "frame_tokens": model.predictor.frame_tokens,
         "samples": config.trainer.steps * config.trainer.batch,
         "training_seconds": training.seconds,
         "rollout": rollout,

@@ -1,4 +1,4 @@
-"""Slot encoder and decoder as they are trained together, and the folder they are kept in before a world model."""
+"""Encoder and decoder as they are trained together, and the folder they are kept in before a world model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import SlotOutput
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.tensors import digest, load_tensors, save_tensors
 from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
@@ -28,15 +28,10 @@ class SlotAutoencoder(nn.Module):
         self.config = config
         self.encoder, self.decoder = config.build()
 
-    def forward(self, frames: Tensor, points: Tensor) -> tuple[SlotOutput, Tensor, Tensor]:
-        """Encode frames (B, 3, H, W) and decode them at points (B, P, 2).
-
-        Returns:
-            The encoding, slot colours (B, S, 3) and masks (B, S, P).
-        """
+    def forward(self, frames: Tensor, points: Tensor) -> tuple[Any, Any]:
+        """Encode frames (B, 3, H, W) and decode them at points (B, P, 2); returns what encoder and decoder return."""
         encoding = self.encoder(frames)
-        colours, masks = self.decoder(encoding.slots, points)
-        return encoding, colours, masks
+        return encoding, self.decoder(encoding.slots, points)
 
     @classmethod
     def of(cls, model: WorldModel) -> SlotAutoencoder:

@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cjepa_agent.files import plain, read_json
+from cjepa_agent.patches import PatchConfig
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
-from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig, predictor_config
+from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig
 from envs.files import atomic
 from planners import ActionPrior
 
@@ -218,10 +219,13 @@ def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[st
 def model_card(config: Mapping[str, Any]) -> str:
     """README.md of a checkpoint, from the contents of its ``config.json``."""
     model = config["model"]
-    encoder, predictor = model["encoder"], model["predictor"]
-    system = predictor_config(predictor).title
+    world_model = WorldModelConfig.from_dict(model)
+    encoder, predictor, system = world_model.encoder, model["predictor"], world_model.title
+    what, parts, centred = "An object-centric world model", "object slots", ", object-centric"
+    if isinstance(encoder, PatchConfig):
+        what, parts, centred = "A world model of patches", "patch tokens", ""
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
-    privileged = PRIVILEGED_CARD if encoder["kind"] in PRIVILEGED else ""
+    privileged = PRIVILEGED_CARD if encoder.kind in PRIVILEGED else ""
     block = model["action_block"]
     if model["env_action_dim"]:
         use, tags = PLANNING_USE, ", planning, reinforcement-learning, push-t]\npipeline_tag: reinforcement-learning"
@@ -233,19 +237,19 @@ def model_card(config: Mapping[str, Any]) -> str:
     return f"""---
 library_name: cjepa-agent
 license: mit
-tags: [world-model, jepa, object-centric{tags}
+tags: [world-model, jepa{centred}{tags}
 ---
 # {system} world model
 {privileged}
-An object-centric world model: a slot encoder turns a frame into {encoder["n_slots"]} object slots of
-{encoder["slot_dim"]} numbers, and a transformer ({system}) predicts {task}. Made with cjepa-agent, an
+{what}: an encoder turns a frame into {encoder.n_slots} {parts} of
+{encoder.slot_dim} numbers, and a transformer ({system}) predicts {task}. Made with cjepa-agent, an
 implementation of C-JEPA (arXiv 2602.11389).
 
 {use}
 
 | | |
 | --- | --- |
-| frames | {encoder["image_size"]} x {encoder["image_size"]} px; other sizes are resized |
+| frames | {encoder.image_size} x {encoder.image_size} px; other sizes are resized |
 | predictor | depth {predictor["depth"]}, width {predictor["width"]}, {predictor["heads"]} heads |
 | history | 1 to {predictor["history"]} frames |
 | object roles | {", ".join(f"{name}: slot {slot}" for name, slot in model["roles"].items()) or "unknown"} |

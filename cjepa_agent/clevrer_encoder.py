@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import POSITION_DIM, POSITION_SCALES, fourier
+from cjepa_agent.encoder import POSITION_DIM, POSITION_SCALES, ColourDecoder, fourier
 from cjepa_agent.state_encoder import StateEncoding, appearance_basis
 from envs.clevrer.camera import FOCAL, HEIGHT, REFERENCE, WIDTH
 from envs.clevrer.physics import Trajectory
@@ -174,7 +174,7 @@ def _position(waves: Tensor) -> Tensor:
     return place
 
 
-class CLEVRERStateDecoder(nn.Module):
+class CLEVRERStateDecoder(ColourDecoder):
     """Draws what the slots of ``CLEVRERStateEncoder`` mean, objects as discs; without weights."""
 
     def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023), the frozen backbone of VideoSAUR: frames to patch features.
+"""DINOv2 (Oquab et al. 2023), the frozen backbone of VideoSAUR and DINO-WM: frames to patch features.
 
 The network is written out here, under timm's parameter names, because those of ``transformers`` changed with its
 version 5 and a converted checkpoint must not depend on the version installed. ``pretrained`` fetches Meta's weights
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from transformers import Dinov2Model
 
 NORM_EPS = 1e-6
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = "facebook/dinov2-small"
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Frames (B, 3, H, W) in [0, 1], ImageNet-normalised."""
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / deviation
 
 
 class _LayerScale(nn.Module):

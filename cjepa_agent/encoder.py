@@ -109,7 +109,7 @@ def prepare_frames(frames: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: another shape or dtype.
     """
-    if not SlotEncoder.accepts(frames.shape[1:], str(frames.dtype).removeprefix("torch.")):
+    if not FrameEncoder.accepts(frames.shape[1:], str(frames.dtype).removeprefix("torch.")):
         raise ValueError(f"frames must be uint8 (B, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
     pixels = frames.permute(0, 3, 1, 2).float() / 255
     if pixels.shape[-2:] != (size, size):
@@ -117,15 +117,13 @@ def prepare_frames(frames: Tensor, size: int) -> Tensor:
     return pixels
 
 
-class SlotEncoder(nn.Module):
-    """Frames to slots; deterministic, one role per slot because each slot starts from its own learned vector.
+def at_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Values (B, C, P) at points (B, P, 2) in [-1, 1] of maps (B, C, H, W), bilinear."""
+    return F.grid_sample(maps, points.unsqueeze(1), padding_mode="border", align_corners=False).squeeze(2)
 
-    Args:
-        n_slots: S.
-        slot_dim: D, width of a slot.
-        image_size: side of the square input frames, px.
-        width: channels of the CNN and of the attention.
-        iterations: rounds of slot attention.
+
+class FrameEncoder(nn.Module):
+    """What encoders of frames have in common.
 
     Attributes:
         observes: what is encoded, as observations and episode files call it; ``StateEncoder`` observes another thing.
@@ -136,6 +134,23 @@ class SlotEncoder(nn.Module):
 
     observes, form, privileged = "pixels", "uint8 (H, W, 3)", False
     advice = "use obs_type='goal'"
+
+    @staticmethod
+    def accepts(shape: Sequence[int], dtype: str) -> bool:
+        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
+        return dtype == "uint8" and len(shape) == 3 and shape[2] == 3
+
+
+class SlotEncoder(FrameEncoder):
+    """Frames to slots; deterministic, one role per slot because each slot starts from its own learned vector.
+
+    Args:
+        n_slots: S.
+        slot_dim: D, width of a slot.
+        image_size: side of the square input frames, px.
+        width: channels of the CNN and of the attention.
+        iterations: rounds of slot attention.
+    """
 
     def __init__(
         self, n_slots: int = 4, slot_dim: int = 128, image_size: int = 64, width: int = 64, iterations: int = 2
@@ -164,11 +179,6 @@ class SlotEncoder(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
         phases = coordinates @ waves
         self.register_buffer("plane_waves", torch.cat([phases.cos(), phases.sin()], dim=-1), persistent=False)
-
-    @staticmethod
-    def accepts(shape: Sequence[int], dtype: str) -> bool:
-        """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
-        return dtype == "uint8" and len(shape) == 3 and shape[2] == 3
 
     def read(self, frames: Tensor) -> Tensor:
         """Slots (B, S, D) of frames (B, H, W, 3), uint8 of any size; raises ValueError for another shape or dtype."""
@@ -206,15 +216,13 @@ class SlotEncoder(nn.Module):
         return torch.cat([cos * c + sin * s, sin * c - cos * s], dim=-1)
 
 
-class VideoEncoder(nn.Module, ABC):
+class VideoEncoder(FrameEncoder, ABC):
     """Frames to slots that can be carried through a video; else with the interface of ``SlotEncoder``.
 
     Attributes:
         n_slots, slot_dim: S and D.
     """
 
-    observes, form, privileged, advice = SlotEncoder.observes, SlotEncoder.form, False, SlotEncoder.advice
-    accepts = staticmethod(SlotEncoder.accepts)
     n_slots: int
     slot_dim: int
 
@@ -235,7 +243,16 @@ class VideoEncoder(nn.Module, ABC):
         """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` is standard normal, of the encoder's own shape."""
 
 
-class SlotDecoder(nn.Module):
+class ColourDecoder(nn.Module):
+    """Slots (B, S, D) at points (B, P, 2) in [-1, 1] to one colour per slot (B, S, 3) and masks (B, S, P)."""
+
+    def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Blended colours (B, P, 3), about 0..1, and masks (B, S, P), which sum to 1 over slots."""
+        colours, masks = self(slots, points)
+        return masks.transpose(1, 2) @ colours, masks
+
+
+class SlotDecoder(ColourDecoder):
     """Slots to pixels, used to train the encoder and to draw what a latent means.
 
     One coordinate MLP, shared by the slots, maps a position relative to the slot's centroid to an opacity;

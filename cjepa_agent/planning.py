@@ -75,7 +75,7 @@ class ObjectiveSettings:
             if "block" not in config.roles:
                 raise ValueError(
                     f"objective.objects=block needs to know the block's slot, but the checkpoint's roles are "
-                    f"{config.roles}; use objects=all"
+                    f"{config.roles}; use objects=all, which the preset objectives=all of evaluate does for every rule"
                 )
             weights = tuple(float(slot == config.roles["block"]) for slot in range(config.encoder.n_slots))
         elif self.objects != "all":

@@ -39,7 +39,7 @@ class Processor(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int | None
+        self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int | slice | None
     ) -> None:
         """Fit on training data.
 
@@ -48,12 +48,12 @@ class Processor(nn.Module):
             later: (M, S, D) raw slots one planning horizon later.
             proprio: (M, P) raw.
             blocks: (M, A) raw action blocks.
-            position_dim: numbers of a slot that belong to the position group; the rest is appearance.
-            slot: the slot that sets the scales, the block's: over one horizon its mean squared change becomes one,
-                half of it from each group. A typical plan then counts as much in place as in rotation, and about
-                as much as the change of proprioception. None where any object may be in any slot: mean and scales are
-                then those of all slots together, whose variance, not change, becomes one. Change would be made of
-                the few moments at which an object enters or leaves.
+            position_dim: numbers of a slot that belong to the position group; the rest, or all with 0, is appearance.
+            slot: what sets the scales, the block's slot or all patches: over one horizon its mean squared change
+                becomes one, shared equally by the groups. A typical plan then counts as much in place as in rotation,
+                and about as much as the change of proprioception. None where any object may be in any slot: mean and
+                scales are then those of all slots together, whose variance, not change, becomes one. Change would be
+                made of the few moments at which an object enters or leaves.
 
         Raises:
             ValueError: if anything is not finite.
@@ -64,10 +64,11 @@ class Processor(nn.Module):
         if slot is None:
             mean, spread = slots.mean((0, 1)), slots.flatten(0, 1).var(0)
         else:
-            mean, spread = slots.mean(0), (later - slots)[:, slot].square().mean(0)
+            mean, spread = slots.mean(0), (later - slots)[:, slot].square().flatten(0, -2).mean(0)
         scale = torch.empty_like(self.slot_scale)
-        for group in (slice(0, position_dim), slice(position_dim, None)):
-            scale[group] = (0.5 * len(spread) / spread[group].sum().clamp(min=1e-8)).sqrt()
+        groups = [slice(0, position_dim), slice(position_dim, None)] if position_dim else [slice(None)]
+        for group in groups:
+            scale[group] = (len(spread) / len(groups) / spread[group].sum().clamp(min=1e-8)).sqrt()
         self.slot_mean.copy_(mean)
         self.slot_scale.copy_(scale)
         for centre, deviation, values in (

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import POSITION_DIM, POSITION_SCALES, centroid_of, fourier
+from cjepa_agent.encoder import POSITION_DIM, POSITION_SCALES, ColourDecoder, centroid_of, fourier
 
 STATE_DIM = 7  # agent x, y, block x, y [px], block angle [rad], agent vx, vy [px/s]
 SLOTS = ("background", "goal", "block", "agent")  # the renderer's order, from back to front
@@ -107,7 +107,7 @@ class StateEncoder(nn.Module):
         return StateEncoding(slots, centroid)
 
 
-class StateDecoder(nn.Module):
+class StateDecoder(ColourDecoder):
     """Draws what the slots of ``StateEncoder`` mean; the counterpart of ``SlotDecoder``, without weights."""
 
     def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoder import VideoEncoder, prepare_frames
-from cjepa_agent.videosaur import sample_masks
+from cjepa_agent.encoder import ColourDecoder, VideoEncoder, at_points, prepare_frames
 
 ATTENTION_EPS = 1e-6
 IMAGE_SIZE, BROADCAST = 64, 8  # px; positions along a side that slots are broadcast to
@@ -152,7 +151,7 @@ class StoSAViEncoder(VideoEncoder):
         return features
 
 
-class BroadcastDecoder(nn.Module):
+class BroadcastDecoder(ColourDecoder):
     """Slots to pixels: each is broadcast to a grid and drawn by itself, with an opacity.
 
     Args:
@@ -183,4 +182,4 @@ class BroadcastDecoder(nn.Module):
         """
         colours, masks = self.draw(slots)
         shares = masks / masks.sum((2, 3), keepdim=True)
-        return (colours * shares.unsqueeze(2)).sum((3, 4)) / 2 + 0.5, sample_masks(masks, points)
+        return (colours * shares.unsqueeze(2)).sum((3, 4)) / 2 + 0.5, at_points(masks, points)

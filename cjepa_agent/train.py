@@ -12,6 +12,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import open_episodes
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
+from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import open_slots
@@ -38,10 +39,10 @@ class TrainConfig:
         slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
         init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
-        encoder: architecture of the slot encoder.
+        encoder: architecture of the encoder.
         predictor: architecture of the predictor.
         mask: which history cells are hidden while C-JEPA's predictor trains; nothing is from the others.
-        slot_training: how slots are learned.
+        slot_training: how slots or patches are learned.
         dynamics: what the predictor is trained on.
         aloe: architecture of what answers questions.
         vqa: how answers are validated.
@@ -53,7 +54,7 @@ class TrainConfig:
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     out: Path = field(default_factory=lambda: cache_folder() / "run")
     init: str | None = None
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: EncoderConfig | PatchConfig | DINOv2PatchConfig = field(default_factory=EncoderConfig)
     predictor: TrainedPredictorConfig = field(default_factory=PredictorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)

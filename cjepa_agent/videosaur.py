@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dinov2 import DINOv2
-from cjepa_agent.encoder import VideoEncoder, prepare_frames
+from cjepa_agent.dinov2 import DINOv2, normalised
+from cjepa_agent.encoder import ColourDecoder, VideoEncoder, at_points, prepare_frames
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ATTENTION_EPS = 1e-8
 HEADS = 4  # of the transition and of the decoder
 
@@ -150,11 +149,6 @@ class VideoSAUREncoder(VideoEncoder):
         self.noise: Tensor
         noise = torch.randn(config.n_slots, dim, generator=torch.Generator().manual_seed(config.seed))
         self.register_buffer("noise", noise, persistent=False)
-        for name, values in (("pixel_mean", IMAGENET_MEAN), ("pixel_std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
         """See ``VideoEncoder``; ``initial`` takes the place of the noise."""
@@ -177,12 +171,12 @@ class VideoSAUREncoder(VideoEncoder):
 
     def features(self, frames: Tensor) -> Tensor:
         """Features (B, patches, D) of frames (B, H, W, 3) uint8."""
-        pixels = (prepare_frames(frames, self.config.image_size) - self.pixel_mean) / self.pixel_std
-        features: Tensor = self.output_transform(self.backbone(pixels))
+        pixels = prepare_frames(frames, self.config.image_size)
+        features: Tensor = self.output_transform(self.backbone(normalised(pixels)))
         return features
 
 
-class SlotMixer(nn.Module):
+class SlotMixer(ColourDecoder):
     """Slots to DINOv2 features (Sajjadi et al. 2022); here it serves to draw where a slot is.
 
     Args:
@@ -226,9 +220,4 @@ class SlotMixer(nn.Module):
         masks = self.mix(slots)[1].unflatten(-1, (self.grid, self.grid))
         n_slots = slots.shape[1]
         hues = slots.new_tensor([colorsys.hsv_to_rgb(slot / n_slots, 0.75, 0.95) for slot in range(n_slots)])
-        return hues.expand(len(slots), -1, -1), sample_masks(masks, points)
-
-
-def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
-    """Masks (B, S, P) at points (B, P, 2) in [-1, 1] of masks (B, S, H, W), bilinear."""
-    return F.grid_sample(masks, points.unsqueeze(1), padding_mode="border", align_corners=False).squeeze(2)
+        return hues.expand(len(slots), -1, -1), at_points(masks, points)

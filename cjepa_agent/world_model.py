@@ -10,20 +10,28 @@ from torch import Tensor, nn
 
 from cjepa_agent.clevrer_encoder import CLEVRERStateDecoder, CLEVRERStateEncoder
 from cjepa_agent.dynamics import Predictor
-from cjepa_agent.encoder import POSITION_DIM, SlotDecoder, SlotEncoder, VideoEncoder, grid_coordinates
+from cjepa_agent.encoder import (
+    POSITION_DIM,
+    ColourDecoder,
+    SlotDecoder,
+    SlotEncoder,
+    VideoEncoder,
+    grid_coordinates,
+)
 from cjepa_agent.latent import Latent
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
+from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder, PatchEncoder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.processor import Processor
 from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
-from cjepa_agent.stosavi import BroadcastDecoder, StoSAViConfig
-from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig
+from cjepa_agent.stosavi import StoSAViConfig
+from cjepa_agent.videosaur import VideoSAURConfig
 
-Encoder = SlotEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder
-Decoder = SlotDecoder | StateDecoder | CLEVRERStateDecoder | SlotMixer | BroadcastDecoder
+Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder
+Decoder = ColourDecoder | PatchDecoder
 
 
 PRIVILEGED = ("state", "clevrer_state")  # kinds of encoders that see what no camera shows
@@ -70,14 +78,16 @@ class EncoderConfig:
         return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
 
-AnyEncoderConfig = EncoderConfig | VideoSAURConfig | StoSAViConfig
+AnyEncoderConfig = EncoderConfig | PatchConfig | VideoSAURConfig | StoSAViConfig
 TrainedPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig
 AnyPredictorConfig = TrainedPredictorConfig | ReleasedPredictorConfig
 
 
 def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
     """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyEncoderConfig]] = {"videosaur": VideoSAURConfig, "stosavi": StoSAViConfig}
+    kinds: dict[Any, type[AnyEncoderConfig]] = {
+        kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, VideoSAURConfig, StoSAViConfig)
+    }
     return kinds.get(values.get("kind"), EncoderConfig)(**values)
 
 
@@ -115,6 +125,12 @@ class WorldModelConfig:
     def action_dim(self) -> int:
         """A, numbers of one action block."""
         return self.env_action_dim * self.action_block
+
+    @property
+    def title(self) -> str:
+        """What the system is called: OC-DINO-WM is DINO-WM where its tokens are patches."""
+        title = self.predictor.title
+        return title.removeprefix("OC-") if isinstance(self.encoder, PatchConfig) else title
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> WorldModelConfig:
@@ -249,7 +265,6 @@ class WorldModel(nn.Module):
     def decode(self, latent: Latent, size: int = 64) -> tuple[Tensor, Tensor]:
         """Draw latents (B, ...): frames (B, size, size, 3) uint8 and slot masks (B, S, size, size)."""
         points = grid_coordinates(size).to(latent.slots.device).expand(len(latent.slots), -1, -1)
-        colours, masks = self.decoder(self.processor.raw_slots(latent.slots), points)
-        blend = (masks.transpose(1, 2) @ colours).clamp(0, 1)
-        frames = (blend * 255).round().to(torch.uint8).unflatten(1, (size, size))
+        painted, masks = self.decoder.paint(self.processor.raw_slots(latent.slots), points)
+        frames = (painted.clamp(0, 1) * 255).round().to(torch.uint8).unflatten(1, (size, size))
         return frames, masks.unflatten(2, (size, size))

@@ -108,12 +108,17 @@ def _kinds(schema: type[Any], field: str) -> dict[str, type[Any]]:
     return {cls.kind: cls for cls in types} if types and all(map(dataclasses.is_dataclass, types)) else {}
 
 
-def _of_kind(kinds: Mapping[str, type[Any]], values: Mapping[str, Any]) -> Any:
-    """The dataclass that ``values`` are of, by their ``kind``, filled; see ``build`` for what it raises."""
+def _of_kind(field: str, kinds: Mapping[str, type[Any]], values: Mapping[str, Any]) -> Any:
+    """The dataclass that a field's ``values`` are of, by their ``kind``, filled; see ``build`` for what it raises."""
     kind = str(values.get("kind"))
     if kind not in kinds:
-        raise ValueError(f"kind is {kind}; expected one of {list(kinds)}")
-    return dacite.from_dict(kinds[kind], values, STRICT)
+        raise ValueError(f"{field}.kind is {kind}; expected one of {list(kinds)}")
+    try:
+        return dacite.from_dict(kinds[kind], values, STRICT)
+    except dacite.UnexpectedDataError as error:
+        raise ValueError(
+            f"{field}.kind={kind} has no {sorted(error.keys)}; choose a kind with all its keys by {field}={kind}"
+        ) from error
 
 
 def _fields(schema: type[Any]) -> list[tuple[str, Any]]:
@@ -139,9 +144,10 @@ def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
     values: Any = OmegaConf.to_container(config, resolve=True)
     if isinstance(schema, Variants):
         schema = schema.schemas[values.pop(schema.key)]
-    unions = {hint: _kinds(schema, field) for field, hint in get_type_hints(schema).items()}
     hooks: dict[type[Any], Callable[[Any], Any]] = {
-        union: partial(_of_kind, kinds) for union, kinds in unions.items() if kinds
+        hint: partial(_of_kind, field, kinds)
+        for field, hint in get_type_hints(schema).items()
+        if (kinds := _kinds(schema, field))
     }
     try:
         return dacite.from_dict(schema, values, dataclasses.replace(STRICT, type_hooks=hooks))

@@ -17,18 +17,22 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 from torch import Tensor
 
 from benchmarks import systems
-from benchmarks.systems import SystemsBenchmark, system
+from benchmarks.systems import System, SystemsBenchmark, system
 from cjepa_agent.agent import CJEPAAgent
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.autoregressive import AutoregressivePredictor
 from cjepa_agent.checkpoint import BUNDLED, Checkpoint
 from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.extract import STATE, ExtractConfig, extract
+from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import forecast_loss
 from cjepa_agent.manifest import draw
+from cjepa_agent.masking import MaskConfig
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
+from cjepa_agent.patches import PatchConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import make_run
@@ -358,7 +362,7 @@ def test_published_sizes_are_presets(kind: type[TrainedPredictorConfig], name: s
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Walks of agent and block, slots of their true states, and pairs to plan for."""
+    """Walks of agent and block, slots of their true states, tokens of noise, and pairs to plan for."""
     folder, rng = tmp_path_factory.mktemp("walks"), np.random.default_rng(0)
 
     def walk() -> dict[str, np.ndarray]:
@@ -366,15 +370,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         state = np.zeros((40, 7))
         state[:, :2] = np.clip(rng.uniform(200, 300, 2) + np.cumsum(5 * action, 0), 60, 450)
         state[:, 2:5] = rng.uniform((180, 180, 0), (330, 330, 6)) + np.cumsum(rng.normal(0, (4, 4, 0.1), (40, 3)), 0)
-        return {"state": state, "action": action, "proprio": state[:, [0, 1, 5, 6]].astype(np.float32)}
+        noise = rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+        return {
+            "pixels": noise,
+            "state": state,
+            "action": action,
+            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
+        }
 
     write_episodes(folder / "data.h5", (walk() for _ in range(60)), {"policy": "walk"})
     extract(ExtractConfig(data=folder / "data.h5", encoder=STATE, out=folder / "slots"))
+    SlotAutoencoder(PATCHES).save(folder / "encoder")
+    write_json(folder / "encoder/recipe.json", {})
+    extract(ExtractConfig(data=folder / "data.h5", encoder=folder / "encoder", out=folder / "patches", stride=5))
     for rule in ("released", "strict"):
         draw(EpisodeFile(folder / "data.h5"), rule, "test", 0, 2, 25).write(folder)
     return folder
 
 
+SMALL = TransformerConfig(depth=2, width=16, heads=2, mlp=16, history=3)
+PATCHES = PatchConfig(slot_dim=8, image_size=16, patch=4, depth=1, heads=2, decoder_width=8)
 TRAINER = TrainerConfig(
     steps=4, batch=8, precision="32-true", accelerator="cpu", log_every=2, validate_every=2, save_every=2
 )
@@ -382,10 +397,11 @@ TRAINER = TrainerConfig(
 
 def benchmark(data: Path, **changes: object) -> SystemsBenchmark:
     values = {
-        "systems": ("c-jepa-2", "oc-dino-wm", "slotformer", "ocvp"),
+        "systems": ("c-jepa-2", "c-jepa-1-concat", "oc-dino-wm", "slotformer", "ocvp", "dino-wm"),
         "data": data / "data.h5",
         "slots": data / "slots",
-        "sizes": TransformerConfig(depth=2, width=16, heads=2, mlp=16, history=3),
+        "patches": data / "patches",
+        "sizes": SMALL,
         "dynamics": DynamicsTrainingConfig(rollout_from=0.5, rollout_blocks=3, rollout_batch=4, windows=8),
         "trainer": TRAINER,
         "planner": SETTINGS,
@@ -406,9 +422,11 @@ def test_all_systems_are_trained_scored_and_resumed(
     first = json.loads((tmp_path / "benchmark_systems.json").read_text())
     entries = list(first["systems"].values())
     assert [entry["system"] for entry in entries] == list(config.systems)
-    assert [entry["frame_tokens"] for entry in entries] == [6, 4, 4, 4] and entries[0]["mask"]["count"] == 2
+    assert [entry["frame_tokens"] for entry in entries] == [6, 4, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
     for entry in entries:
         assert [row["rule"] for row in entry["rows"]] == ["released", "strict"] and entry["training_seconds"] > 0
+        seen = {row["planning_target"].split(" + ")[0].split(",")[0] for row in entry["rows"]}
+        assert seen == ({"all slots"} if entry["system"] == "dino-wm" else {"block slot"})
         assert all(row["episodes"] == 2 and row["low"] <= row["success"] <= row["high"] for row in entry["rows"])
         folder = next((tmp_path / "runs").glob(f"{entry['system']}-0-*"))
         checkpoint = Checkpoint.from_pretrained(folder / "checkpoint")
@@ -425,6 +443,17 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert "written to" in capsys.readouterr().out
     with pytest.raises(ValueError, match="give another out"):
         systems.run(replace(config, episodes=1))
+
+
+def test_systems_find_out_first_whether_there_is_what_they_train_on(data: Path, tmp_path: Path) -> None:
+    config = benchmark(data, runs=tmp_path / "runs", out=tmp_path, page=tmp_path / "systems.md")
+    with pytest.raises(FileNotFoundError, match=r"dino-wm needs patches, but .*nowhere has none; .* encoder=patches"):
+        systems.run(replace(config, patches=tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"dino-wm needs patches, but .*slots holds others"):
+        systems.run(replace(config, patches=data / "slots"))
+    with pytest.raises(ValueError, match=r"ocvp needs slots, but .*patches holds others"):
+        systems.run(replace(config, systems=("ocvp",), slots=data / "patches"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_other_settings_train_in_another_folder(data: Path) -> None:
@@ -452,8 +481,19 @@ def test_the_weights_that_are_exported_are_those_validated(data: Path, tmp_path:
 
 def test_systems_have_about_the_same_parameters() -> None:
     built = [system(name, TransformerConfig()).predictor.build(4, 128, 4, 10) for name in SystemsBenchmark().systems]
+    built.append(system("dino-wm", TransformerConfig()).predictor.build(64, 64, 4, 10))
     counts = [sum(p.numel() for p in predictor.parameters()) for predictor in built]
     assert max(counts) < 1.1 * min(counts)
+
+
+def test_ablations_differ_from_c_jepa_in_what_they_are_named_for() -> None:
+    full = system("c-jepa-2", SMALL)
+    assert full == System(PredictorConfig(**asdict(SMALL)), MaskConfig(count=2, kind="object"))
+    for kind in ("token", "tube", "fixed"):
+        assert system(f"c-jepa-2-{kind}", SMALL) == replace(full, mask=MaskConfig(count=2, kind=kind))
+    concatenated = system("c-jepa-2-concat", SMALL)
+    assert concatenated == replace(full, predictor=replace(full.predictor, auxiliary="concat"))
+    assert [s.predictor.build(4, 128, 4, 10).frame_tokens for s in (full, concatenated)] == [6, 4]
 
 
 @pytest.mark.parametrize(
@@ -461,6 +501,8 @@ def test_systems_have_about_the_same_parameters() -> None:
     [
         ({"systems": ("lstm",)}, r"'lstm'; expected some of \['c-jepa-<objects hidden>', 'oc-jepa'"),
         ({"systems": ("c-jepa-0",)}, "c-jepa-0"),
+        ({"systems": ("c-jepa-1-slot",)}, "c-jepa-1-slot.*-token, -tube, -fixed"),
+        ({"systems": ("oc-jepa-concat",)}, "oc-jepa-concat"),
         ({"training_seeds": ()}, "must not be empty"),
         ({"rules": ("loose",)}, "loose"),
         ({"episodes": 0}, "episodes must be at least 1"),

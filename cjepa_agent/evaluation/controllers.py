@@ -53,7 +53,7 @@ class AgentController:
 
     def __init__(self, agent: CJEPAAgent) -> None:
         self.agent, self.target = agent, agent.objective.describe()
-        system = agent.model.config.predictor.title
+        system = agent.model.config.title
         self.name = f"{system} (privileged {agent.observes})" if agent.privileged else system
 
     def begin(self, seeds: Sequence[int]) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""``stage=encoder``: slots from frames alone."""
+"""``stage=encoder``: slots, or tokens of patches, from frames alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import grid_coordinates, prepare_frames
-from cjepa_agent.world_model import EncoderConfig
+from cjepa_agent.encoder import SlotOutput, at_points, grid_coordinates, prepare_frames
+from cjepa_agent.losses import mean_square
+from cjepa_agent.patches import PatchConfig, PatchEncoder
+from cjepa_agent.world_model import PRIVILEGED, EncoderConfig
 
 BLOB = 9  # px, window over which "stands out" is evened out
 FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stand out, such as the thin walls
@@ -22,7 +24,7 @@ FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stan
 
 @dataclass(frozen=True)
 class SlotTrainingConfig:
-    """How slots are learned.
+    """How slots are learned, and patches: these need neither ``sigma`` nor ``tie``.
 
     Attributes:
         points: pixels decoded per frame.
@@ -79,7 +81,7 @@ def mixture_nll(pixels: Tensor, colours: Tensor, masks: Tensor, sigma: float) ->
 
 
 class EncoderStage:
-    """Explains sampled pixels as a mixture of slots, by decoded masks and by attention.
+    """Explains sampled pixels as a mixture of slots, by decoded masks and by attention; or reconstructs patches.
 
     Args:
         data: episodes with ``pixels``.
@@ -91,8 +93,10 @@ class EncoderStage:
         ValueError: nothing to train, or the frames do not fit.
     """
 
-    def __init__(self, data: EpisodeFile, config: EncoderConfig, slots: SlotTrainingConfig, seed: int) -> None:
-        if config.kind != "slots":
+    def __init__(
+        self, data: EpisodeFile, config: EncoderConfig | PatchConfig, slots: SlotTrainingConfig, seed: int
+    ) -> None:
+        if config.kind in PRIVILEGED:
             raise ValueError(
                 f"encoder.kind={config.kind} is a fixed map with nothing to train; "
                 f"make its slots with `python -m cjepa_agent.extract encoder={config.kind}`"
@@ -101,6 +105,8 @@ class EncoderStage:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model = SlotAutoencoder(config)
+        if isinstance(self.model.encoder, PatchEncoder) and self.model.encoder.weights:
+            self.model.encoder.load_weights()
         self.frames = _read_frames(data, data.episodes("train")[: slots.episodes or None], config.image_size)
         self.held_out = _read_frames(data, data.episodes("validation")[:20], config.image_size)
         self.points = grid_coordinates(config.image_size)
@@ -113,16 +119,23 @@ class EncoderStage:
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Likelihood of sampled pixels under the decoded masks and under the attention, which are tied."""
-        slots = self.slots
+        """The error of sampled pixels."""
         picks = torch.randint(len(self.frames), (batch,), generator=generator)
         frames = self._frames(self.frames[picks.numpy()])
-        index = draw_points(frames, slots, generator)[rows]
+        index = draw_points(frames, self.slots, generator)[rows]
         frames, points = frames[rows], self.points[index]
-        encoding, colours, masks = model(frames, points)
-        attention = F.grid_sample(encoding.attention, points.unsqueeze(2), padding_mode="border", align_corners=False)
-        attention = attention.squeeze(-1)
+        encoding, decoded = model(frames, points)
         target = frames.flatten(2).transpose(1, 2).take_along_dim(index.unsqueeze(-1), 1)
+        if isinstance(self.config, PatchConfig):
+            return {"total": mean_square(decoded - target)}
+        return self._mixture(encoding, decoded, points, target)
+
+    def _mixture(
+        self, encoding: SlotOutput, decoded: tuple[Tensor, Tensor], points: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """Likelihood of pixels (B, P, 3) under the decoded masks and under the attention, which are tied."""
+        slots, (colours, masks) = self.slots, decoded
+        attention = at_points(encoding.attention, points)
         terms = {
             "decoded": mixture_nll(target, colours, masks, slots.sigma),
             "attended": mixture_nll(target, colours, attention, slots.sigma),
@@ -133,22 +146,26 @@ class EncoderStage:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Mean squared error of whole validation frames, drawn by blending the decoded masks."""
+        """Mean squared error of whole validation frames, as the decoder paints them; colours in 0..1."""
         chosen = self._frames(self.held_out[:: max(1, len(self.held_out) // 128)])
-        errors = []
+        trained, errors = _autoencoder(model), []
         for frames in chosen.split(16):
-            _, colours, masks = model(frames, self.points.expand(len(frames), -1, -1))
-            errors.append((masks.transpose(1, 2) @ colours - frames.flatten(2).transpose(1, 2)).square().mean((1, 2)))
+            painted, _ = trained.decoder.paint(trained.encoder(frames).slots, self.points.expand(len(frames), -1, -1))
+            errors.append((painted - frames.flatten(2).transpose(1, 2)).square().mean((1, 2)))
         return {"pixels": float(torch.cat(errors).mean())}
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the encoder folder that ``extract`` reads."""
-        if not isinstance(model, SlotAutoencoder):
-            raise TypeError(f"expected the SlotAutoencoder that was trained, got {type(model).__name__}")
-        model.save(folder)
+        _autoencoder(model).save(folder)
 
     def _frames(self, frames: NDArray[np.uint8]) -> Tensor:
         return prepare_frames(torch.from_numpy(frames), self.config.image_size)
+
+
+def _autoencoder(model: nn.Module) -> SlotAutoencoder:
+    if not isinstance(model, SlotAutoencoder):
+        raise TypeError(f"expected the SlotAutoencoder that was trained, got {type(model).__name__}")
+    return model
 
 
 def _read_frames(data: EpisodeFile, episodes: NDArray[np.int64], size: int) -> NDArray[np.uint8]:

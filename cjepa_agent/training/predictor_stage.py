@@ -18,12 +18,13 @@ from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import mean_square, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
+from cjepa_agent.patches import PatchConfig
 from cjepa_agent.slot_data import SlotWindows
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.world_model import TrainedPredictorConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior
 
-FIT_ROWS = 20000  # rows that normalisation is fitted on
+FIT_ROWS, FIT_NUMBERS = 20000, 2**25  # most rows, and numbers of slots in them, that normalisation is fitted on
 STILL = 1e-6  # variance of a centroid, half frames squared (a quarter px), that counts as none
 
 
@@ -243,7 +244,7 @@ def fitted_world_model(
 ) -> WorldModel:
     """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
 
-    Videos have no roles: whatever moves can be in any slot.
+    Videos have no roles: whatever moves can be in any slot. Patches have none: whatever moves passes through them.
 
     Args:
         data: slots of a dataset.
@@ -259,18 +260,20 @@ def fitted_world_model(
         env_action_dim=data.actions.shape[1],
         action_block=dynamics.action_block,
     )
-    horizon = dynamics.rollout_blocks
+    patches, horizon = isinstance(config.encoder, PatchConfig), dynamics.rollout_blocks
     starts = data.window_starts("train", horizon + 1, config.action_block)
-    chosen = np.random.default_rng(seed).choice(starts, min(FIT_ROWS, len(starts)), replace=False)
+    rows = min(FIT_ROWS, FIT_NUMBERS // (config.encoder.n_slots * config.encoder.slot_dim), len(starts))
+    chosen = np.random.default_rng(seed).choice(starts, rows, replace=False)
     now, later = data.frames(chosen), data.frames(chosen + horizon * config.action_block)
     blocks = data.blocks(chosen, 1, config.action_block)[:, 0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = replace(config, roles=find_roles(now, later) if config.proprio_dim else {})
+        config = replace(config, roles=find_roles(now, later) if config.proprio_dim and not patches else {})
         model = WorldModel(config)
     model.encoder.load_state_dict(autoencoder.encoder.state_dict())
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
-    model.processor.fit(now.slots, later.slots, now.proprio, blocks, POSITION_DIM, config.roles.get("block"))
+    measure = (0, slice(None)) if patches else (POSITION_DIM, config.roles.get("block"))
+    model.processor.fit(now.slots, later.slots, now.proprio, blocks, *measure)
     return model
 
 
