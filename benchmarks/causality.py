@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.report import Report
+from benchmarks.report import Report, in_own_folder
 from benchmarks.systems import markdown_table
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import EvaluateConfig
@@ -137,8 +135,7 @@ class CausalityBenchmark:
             dynamics=self.dynamics,
             trainer=replace(self.trainer, seed=seed),
         )
-        digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
-        return replace(settings, out=self.runs / f"mask-{mask}-{seed}-{digest}")
+        return in_own_folder(settings, f"mask-{mask}-{seed}")
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cjepa_agent.files import plain, read_json, write_json
 from cjepa_agent.provenance import provenance
+from cjepa_agent.train import TrainConfig
 
 
 class Report:
@@ -41,3 +44,9 @@ class Report:
         """Add or replace a measurement and write the file."""
         self.entries[name] = json.loads(json.dumps(entry, default=plain))
         write_json(self.path, {"config": self._config, self._key: self.entries, "provenance": provenance()})
+
+
+def in_own_folder(settings: TrainConfig, name: str) -> TrainConfig:
+    """A training whose folder, within ``settings.out``, has a name that only these settings have."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
+    return replace(settings, out=settings.out / f"{name}-{digest}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 from tqdm import tqdm
 
-from benchmarks.report import Report
+from benchmarks.report import Report, in_own_folder
 from cjepa_agent.autoencoder import CONFIG, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import TransformerConfig
@@ -195,8 +193,7 @@ class SystemsBenchmark:
             dynamics=self.dynamics,
             trainer=trainer,
         )
-        digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
-        return replace(settings, out=self.runs / f"{name}-{seed}-{digest}")
+        return in_own_folder(settings, f"{name}-{seed}")
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
