@@ -20,7 +20,7 @@ from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collisions import CollisionReadout, pair_features
 from cjepa_agent.evaluate import evaluate
-from cjepa_agent.evaluation import intervention
+from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.latent import Latent
@@ -178,7 +178,7 @@ class TestCollisions:
 
 class TestMeasure:
     @pytest.fixture
-    def perfect(self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[intervention.Findings]:
+    def perfect(self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[findings.Findings]:
         """Findings on a predictor that is always right: true courses take the place of its predictions."""
         dataset, source = Dataset(data), VideoSlots(slots)
         by_slots = {source.read(scene).numpy().tobytes(): scene for scene in source.scenes}
@@ -195,13 +195,13 @@ class TestMeasure:
                 courses.append(true_slots(course, frames))
             return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
 
-        monkeypatch.setattr(intervention, "resimulated", resimulate)
-        monkeypatch.setattr(intervention, "continued", lambda *arguments: resimulate(*arguments)[0])
+        monkeypatch.setattr(findings, "resimulated", resimulate)
+        monkeypatch.setattr(findings, "continued", lambda *arguments: resimulate(*arguments)[0])
         train, held_out = ([s for s in source.scenes if 10_000 * k <= s < 10_000 + 5_000 * k] for k in (0, 1))
-        readouts = intervention.fit_readouts(random_model(), source, dataset, train, 0)
-        yield intervention.measure(random_model(), source, dataset, held_out, readouts, "drop")
+        readouts = findings.fit_readouts(random_model(), source, dataset, train, 0)
+        yield findings.measure(random_model(), source, dataset, held_out, readouts, "drop")
 
-    def test_a_perfect_predictor(self, perfect: intervention.Findings, data: Path) -> None:
+    def test_a_perfect_predictor(self, perfect: findings.Findings, data: Path) -> None:
         assert max(error for _, error in perfect.factual) < 0.02
         for removed in perfect.removed:
             assert np.nanmax(removed.error[removed.counted], initial=0) < 0.02
