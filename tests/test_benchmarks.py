@@ -17,11 +17,12 @@ from benchmarks import planners as planners_benchmark
 from benchmarks.contenders import Ours, Published, Scenes, StableWorldModel, match_on_host
 from benchmarks.contest import Contest, Effort, Entry, entries, episode_horizons, extrapolated
 from benchmarks.latency import Latency
-from benchmarks.measuring import Counts, Transfers
+from benchmarks.measuring import Counts, Predictions, Transfers
 from benchmarks.planners import PlannersBenchmark, pareto_front, searches
 from benchmarks.planning import PlanningBenchmark
 from benchmarks.scaling import Ranges, log_slope
 from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import draw
 from cjepa_agent.matching import match_slots
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
@@ -95,6 +96,18 @@ def test_the_solver_of_stable_worldmodel_finds_plans_of_low_cost() -> None:
 def test_horizons_of_an_episode() -> None:
     assert episode_horizons(RecedingHorizon(5, 5), 10) == [5, 5]
     assert episode_horizons(PlannerSettings.preset("fast").receding, 10) == [5, 4, 3, 2, 2, 3, 2, 2, 3, 2]
+
+
+def test_predictions_whose_gradient_is_asked_for_count_three_times() -> None:
+    model = tiny_checkpoint().model
+    history = Latent(torch.zeros(5, 1, 3, 20), torch.zeros(5, 1, model.config.proprio_dim))
+    actions = torch.zeros(5, 1, model.config.action_dim)
+    with Predictions(model.predictor) as predictions:
+        with torch.no_grad():
+            model.predictor(history, actions)
+        assert predictions.count == 5
+        model.predictor(history, actions)
+    assert predictions.count == 20
 
 
 def test_extrapolation_is_linear_in_what_grows() -> None:
