@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene
+from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
@@ -30,8 +32,8 @@ Continue = Callable[[Tensor], Tensor]
 class RolloutConfig:
     """Continue the slots of videos: frames 128 to 160 of CLEVRER's, or as far as you like.
 
-    Observed frames are copied as they are. With ``remove`` the first frames that the predictor needs are continued over
-    the whole video, once without each object: ``out`` then holds a folder ``without_<slot>`` for each.
+    Observed frames are copied as they are. With ``remove`` each video is predicted from its beginning, once without
+    each object (``resimulated``): ``out`` then holds a folder ``without_<slot>`` for each.
 
     Attributes:
         checkpoint: predictor trained on slots of videos: a folder or Hub id; or ``copy``, which repeats the last frame.
@@ -48,7 +50,7 @@ class RolloutConfig:
     slots: Path = field(default_factory=lambda: cache_folder() / "clevrer_slots")
     out: Path = field(default_factory=lambda: cache_folder() / "clevrer_rollout")
     frames: int = 160
-    remove: Literal["none", "drop", "empty", "mask"] = "none"
+    remove: Removal | Literal["none"] = "none"
     batch: int = 64
     device: str = "cpu"
 
@@ -79,7 +81,7 @@ def rollout(config: RolloutConfig) -> None:
         return
     for slot in object_slots(model):
         own = {**identity, "remove": config.remove, "slot": slot}
-        without = _remover(model, slot, config.remove, config.frames)
+        without = partial(_without, model, config.frames, slot, config.remove)
         _write(config, config.out / f"without_{slot}", source, autoencoder, own, without)
 
 
@@ -132,9 +134,7 @@ def object_slots(model: WorldModel) -> range:
 
 
 @torch.no_grad()
-def continued(
-    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop"
-) -> Tensor:
+def continued(model: WorldModel, slots: Tensor, frames: int) -> Tensor:
     """Slots (B, frames, S, D): those given, then those that the model predicts.
 
     A model whose steps are f frames long runs f times, once on each f-th frame from offset o < f on: C-JEPA's released
@@ -144,33 +144,14 @@ def continued(
         model: predicts slots of videos.
         slots: raw, (B, T, S, D).
         frames: length of the result.
-        removed: a slot that is taken away from the history.
-        how: see ``RolloutConfig.remove``.
 
     Raises:
         ValueError: the video is shorter than the model's history.
     """
-    step, history, observed = model.config.action_block, model.config.predictor.history, slots.shape[1]
-    if observed < history * step:
-        raise ValueError(f"the model needs {history * step} frames of history, the video has {observed}")
-    if removed is not None and how in ("drop", "empty"):
-        slots = slots.index_fill(2, torch.tensor([removed], device=slots.device), 0.0)
-    runs = slots[:, observed - history * step :].unflatten(1, (history, step)).transpose(1, 2).flatten(0, 1)
-    latent = model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
-    steps = -(-(frames - observed) // step)
-    if removed is None or how == "empty":
-        predicted = model.forecast(latent, steps).slots
-    elif how == "mask":
-        hidden = F.one_hot(torch.tensor(removed), slots.shape[2]).bool().to(slots.device).expand(*runs.shape[:3])
-        predicted = model.forecast(latent, steps, hidden).slots
-    else:
-        others = torch.tensor([slot for slot in range(slots.shape[2]) if slot != removed], device=slots.device)
-        kept = model.forecast(latent._replace(slots=latent.slots[:, :, others]), steps).slots
-        predicted = kept.new_zeros(*kept.shape[:2], *slots.shape[2:]).index_copy(2, others, kept)
-    future = model.processor.raw_slots(predicted).unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
-    if removed is not None and how == "drop":
-        future[:, :, removed] = 0.0
-    return torch.cat([slots, future[:, : frames - observed]], dim=1)
+    step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
+    latent = _interleaved(model, slots[:, observed - needed :])
+    predicted = model.forecast(latent, -(-(frames - observed) // step)).slots
+    return torch.cat([slots, _merged(model, predicted)[:, : frames - observed]], dim=1)
 
 
 @torch.no_grad()
@@ -196,21 +177,18 @@ def resimulated(
     Raises:
         ValueError: the video is shorter than the model's history.
     """
-    step, history, observed = model.config.action_block, model.config.predictor.history, slots.shape[1]
-    if observed < history * step:
-        raise ValueError(f"the model needs {history * step} frames of history, the video has {observed}")
+    step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
+    history, steps = needed // step, -(-frames // step)
     present = in_view(model, slots)
     if removed is not None and how in ("drop", "empty"):
         taken = torch.tensor([removed], device=slots.device)
         slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
-    known = F.pad(present.cummax(1).values.cumsum(1) <= history * step, (0, 0, 0, frames - observed))
-    steps = -(-frames // step)
     slots = F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))
-    known = F.pad(known, (0, 0, 0, steps * step - frames))
-    runs, shown = (x.unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1) for x in (slots, known))
+    known = F.pad(present.cummax(1).values.cumsum(1) <= needed, (0, 0, 0, steps * step - observed))
     others = [slot for slot in range(slots.shape[2]) if how != "drop" or slot != removed]
-    latent = model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
-    latent, shown = latent._replace(slots=latent.slots[:, :, others]), shown[:, :, others]
+    latent = _interleaved(model, slots)
+    shown = known.unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1)[:, :, others]
+    latent = latent._replace(slots=latent.slots[:, :, others])
     begin, later = (latent.select((slice(None), part)) for part in (slice(0, history), slice(history, None)))
     hidden = None
     if removed is not None and how == "mask":
@@ -218,11 +196,30 @@ def resimulated(
     predicted = model.forecast(begin, steps - history, hidden, later, shown[:, history:], keep)
     whole = latent.slots.new_zeros(*latent.slots.shape[:2], *slots.shape[2:])
     whole[:, :, others] = torch.cat([begin.slots, predicted.slots], dim=1)
-    made = model.processor.raw_slots(whole).unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
-    made = torch.where(known.unsqueeze(-1), slots, made)[:, :frames]
+    made = torch.where(known.unsqueeze(-1), slots, _merged(model, whole))[:, :frames]
     if removed is not None and how == "drop":
         made[:, :, removed] = 0.0
     return made, ~known[:, :frames]
+
+
+def _history_frames(model: WorldModel, slots: Tensor) -> int:
+    """Frames that a model's history spans; raises ValueError if the video (B, T, S, D) is shorter."""
+    needed = model.config.predictor.history * model.config.action_block
+    if slots.shape[1] < needed:
+        raise ValueError(f"the model needs {needed} frames of history, the video has {slots.shape[1]}")
+    return needed
+
+
+def _interleaved(model: WorldModel, slots: Tensor) -> Latent:
+    """Raw slots (B, T f, S, D) as B f videos of T frames, f apart: of each video in turn those from offset 0, 1, ..."""
+    runs = slots.unflatten(1, (-1, model.config.action_block)).transpose(1, 2).flatten(0, 1)
+    return model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
+
+
+def _merged(model: WorldModel, slots: Tensor) -> Tensor:
+    """The inverse of ``_interleaved``: raw slots (B, T f, S, D) of latent ones (B f, T, S, D)."""
+    raw: Tensor = model.processor.raw_slots(slots).unflatten(0, (-1, model.config.action_block))
+    return raw.transpose(1, 2).flatten(1, 2)
 
 
 def in_view(model: WorldModel, slots: Tensor) -> Tensor:
@@ -232,9 +229,8 @@ def in_view(model: WorldModel, slots: Tensor) -> Tensor:
     return F.pad(read_scene(slots).presence > 0.5, (0, 1), value=True)
 
 
-def _remover(model: WorldModel, slot: int, how: Removal, frames: int) -> Continue:
-    needed = model.config.action_block * model.config.predictor.history
-    return lambda slots: continued(model, slots[:, :needed], frames, slot, how)
+def _without(model: WorldModel, frames: int, removed: int, how: Removal, slots: Tensor) -> Tensor:
+    return resimulated(model, slots, frames, removed, how)[0]
 
 
 main = command("rollout", RolloutConfig, rollout)

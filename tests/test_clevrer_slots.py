@@ -326,21 +326,6 @@ class TestRollout:
         with pytest.raises(ValueError, match="needs 6 frames"):
             continued(model, given[:, :5], 16)
 
-    def test_removals(self) -> None:
-        model, given = random_model(), video(6)
-        other = given.clone()
-        other[:, :, 2] += 5.0
-        whole = continued(model, given, 12)
-        for how in ("drop", "empty", "mask"):
-            made, again = (continued(model, slots, 12, 2, how) for slots in (given, other))  # type: ignore[arg-type]
-            assert torch.equal(made[:, 6:], again[:, 6:]), "what is removed has no influence"
-            assert not torch.allclose(made[:, 6:, 0], whole[:, 6:, 0])
-        dropped = continued(model, given, 12, 2, "drop")
-        assert not dropped[:, :, 2].any()
-        emptied = given.clone()
-        emptied[:, :, 2] = 0.0
-        assert torch.equal(continued(model, given, 12, 2, "empty"), continued(model, emptied, 12))
-
     def test_command(self, slots: Path, trained: Path, tmp_path: Path) -> None:
         config = RolloutConfig(str(trained / "checkpoint"), slots, tmp_path / "out", batch=2)
         rollout(config)
