@@ -20,6 +20,7 @@ from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.rollout import Removal
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -94,7 +95,7 @@ class CausalityBenchmark:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    removal: str = "drop"
+    removal: Removal = "drop"
     episodes: int | None = None
     split: str = "validation"
     seed: int = 0
@@ -120,7 +121,7 @@ class CausalityBenchmark:
             slots=str(self.slots),
             split=self.split,
             episodes=self.episodes,
-            removal=self.removal,  # type: ignore[arg-type]
+            removal=self.removal,
             seed=self.seed,
         )
 

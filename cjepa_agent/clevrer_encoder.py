@@ -159,6 +159,11 @@ def read_scene(slots: Tensor) -> SceneReading:
     )
 
 
+def true_scene(trajectory: Trajectory, frames: int) -> SceneReading:
+    """What the slots of the first ``frames`` frames of a trajectory say; raises ValueError if it is shorter."""
+    return read_scene(CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, frames))))
+
+
 def _position(waves: Tensor) -> Tensor:
     """Coordinates (..., 2) of ``fourier``'s embedding (..., 2, 2, scales), sines first.
 

@@ -1,4 +1,4 @@
-"""Which objects collide, told from where predicted objects are: a read-out that is fitted on factual rollouts alone."""
+"""Which objects collide: in truth, and told from where predicted objects are by a read-out that is fitted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from cjepa_agent.clevrer_encoder import SceneReading
-from envs.clevrer.questions.facts import Pairs
+from envs.clevrer.physics import Trajectory
+from envs.clevrer.questions.facts import Pairs, shown_collisions
 from envs.clevrer.scene import SHAPES
 from envs.clevrer.shapes import RADIUS
 
 NEAR = 8.0  # pairs that stay farther apart, in radii, do not collide
 AROUND = 6  # frames before and after the closest approach that motion is measured over
 SHARE = 0.5  # predicted probability from which on a pair counts as colliding
+
+
+def colliding_pairs(trajectory: Trajectory, begin: int, end: int) -> Pairs:
+    """Pairs that truly collide in frames ``begin`` to ``end`` - 1, as questions count them."""
+    return frozenset(frozenset(c.ids) for c in shown_collisions(trajectory) if begin <= c.frame < end)
+
+
+class PairScore(NamedTuple):
+    """How many pairs were found that collide, found that do not, and missed."""
+
+    found: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    @classmethod
+    def of(cls, predicted: Pairs, happened: Pairs) -> PairScore:
+        """Those of one scene."""
+        return cls(len(predicted & happened), len(predicted - happened), len(happened - predicted))
+
+    def plus(self, other: PairScore) -> PairScore:
+        """Both together."""
+        return PairScore(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 where nothing was found, nor could be."""
+        return 2 * self.found / max(1, 2 * self.found + self.wrong + self.missed)
 
 
 class PairFeatures(NamedTuple):

@@ -22,9 +22,10 @@ from cjepa_agent.clevrer_encoder import (
     read_scene,
     scene_states,
 )
+from cjepa_agent.collisions import colliding_pairs
 from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.encoder import centroid_of, grid_coordinates
-from cjepa_agent.evaluation.rollout import hidden_pairs, position_errors, predicted_pairs
+from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
 from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.predictor import PredictorConfig
@@ -384,10 +385,10 @@ class TestEvaluation:
         first, second = (
             next(c.frame for c in trajectory.collisions if set(c.ids) == set(pair)) for pair in ((0, 1), (1, 2))
         )
-        happened = hidden_pairs(trajectory, 5, 180)
+        happened = colliding_pairs(trajectory, 5, 180)
         assert {frozenset((0, 1)), frozenset((1, 2))} <= happened and first < second
         assert {frozenset((0, 1)), frozenset((1, 2))} <= predicted_pairs(reading, 5)
-        assert frozenset((0, 1)) not in hidden_pairs(trajectory, first + 1, 180)
+        assert frozenset((0, 1)) not in colliding_pairs(trajectory, first + 1, 180)
 
     def test_command(self, data: Path, slots: Path, tmp_path: Path) -> None:
         from cjepa_agent.evaluate import evaluate

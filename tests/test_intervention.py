@@ -214,7 +214,7 @@ class TestMeasure:
             assert not removed.counted[removed.id] and not removed.influenced[removed.id]
             moved = removed.counted & removed.influenced
             assert (removed.shift[moved] > 0.05).all()
-        assert (perfect.pairs["predicted"] == perfect.pairs["true positions"]).all()
+        assert perfect.pairs["predicted"] == perfect.pairs["true positions"] and perfect.pairs["predicted"].found
         report = intervention.summary(perfect, 0)
         asked = Dataset(data).questions("validation").scenes
         for kind in ("predictive", "counterfactual"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.provenance import settings_record
+from cjepa_agent.rollout import Removal
 from envs.pusht.success import success_rule
 
 BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
@@ -86,7 +87,7 @@ class EvaluateConfig:
     manifests: str = ""
     data: str = ""
     slots: str = ""
-    removal: Literal["drop", "empty", "mask"] = "drop"
+    removal: Removal = "drop"
     submission: str = ""
     batch: int = 4
     videos: int = 3
@@ -98,8 +99,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
-        if self.removal not in ("drop", "empty", "mask"):
-            raise ValueError(f"removal must be drop, empty or mask, got {self.removal!r}")
+        if self.removal not in get_args(Removal):
+            raise ValueError(f"removal must be one of {list(get_args(Removal))}, got {self.removal!r}")
         if not self.rules or self.seeds == ():
             raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
         for rule in self.rules:

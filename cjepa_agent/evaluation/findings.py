@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, SceneReading, read_scene, scene_states
-from cjepa_agent.collisions import CollisionReadout, pair_features
+from cjepa_agent.clevrer_encoder import SceneReading, read_scene, scene_states, true_scene
+from cjepa_agent.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.predictor import MaskedPredictor
 from cjepa_agent.rollout import Removal, continued, resimulated
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
-from envs.clevrer.dataset import Dataset, split_of
-from envs.clevrer.events import Event
+from envs.clevrer.dataset import Dataset, facts_of, split_of
+from envs.clevrer.events import INFLUENCE, Event
 from envs.clevrer.physics import FRAMES, VISIBLE_FRAMES, Trajectory
 from envs.clevrer.questions.executor import judge
 from envs.clevrer.questions.facts import Facts, Pairs
@@ -30,7 +32,6 @@ from envs.clevrer.questions.files import Json
 from envs.clevrer.scene import MAX_OBJECTS
 from envs.clevrer.shapes import RADIUS
 
-INFLUENCED = RADIUS / 10  # world units
 BATCH = 16  # scenes per call
 ATTENTION_EVERY = 8  # frames between the windows in which attention is measured
 SOURCES = ("predicted", "unchanged", "true positions")  # where pairs may come from
@@ -65,7 +66,7 @@ class Findings:
     Attributes:
         removed: one per scene and object.
         factual: mean error of each object of each scene [radii], with its scene.
-        pairs: for each of ``SOURCES`` the counts of pairs found rightly, found wrongly and missed, after removals.
+        pairs: of each of ``SOURCES``, after removals.
         factual_pairs: the same without removals.
         answers: for each kind of question and source whether each was answered rightly.
         attention: per scene (layers, heads, 6, 6), the query second to last.
@@ -74,12 +75,8 @@ class Findings:
 
     removed: list[Removed] = field(default_factory=list)
     factual: list[tuple[int, float]] = field(default_factory=list)
-    pairs: dict[str, NDArray[np.int64]] = field(
-        default_factory=lambda: {name: np.zeros(3, np.int64) for name in SOURCES}
-    )
-    factual_pairs: dict[str, NDArray[np.int64]] = field(
-        default_factory=lambda: {name: np.zeros(3, np.int64) for name in SOURCES if name != "unchanged"}
-    )
+    pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
+    factual_pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
     answers: dict[str, dict[str, list[bool]]] = field(
         default_factory=lambda: {kind: {name: [] for name in SOURCES} for kind in ("predictive", "counterfactual")}
     )
@@ -97,15 +94,16 @@ class Readouts(NamedTuple):
 def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: Sequence[int], seed: int) -> Readouts:
     """Fitted on factual courses alone: whole ones, and the ends of videos."""
     predicted, true, happened = [], [], []
-    for chosen, slots in _batches(source, scenes, "read-out"):
-        whole, end = read_scene(resimulated(model, slots, FRAMES)[0]), read_scene(continued(model, slots, FRAMES))
+    for chosen, slots in _batches(model, source, scenes, "read-out"):
+        whole, _ = _again(model, slots)
+        end = read_scene(continued(model, slots, FRAMES).cpu())
         for row, scene in enumerate(chosen):
             trajectory = data.trajectory(scene)
-            truth = _reading(trajectory)
+            truth = true_scene(trajectory, FRAMES)
             for reading, start in ((whole, 0), (end, VISIBLE_FRAMES - 1)):
                 predicted.append(pair_features(_row(reading, row), start))
                 true.append(pair_features(truth, start))
-                happened.append(_happened(trajectory, start))
+                happened.append(colliding_pairs(trajectory, start, FRAMES))
     return Readouts(CollisionReadout(predicted, happened, seed), CollisionReadout(true, happened, seed))
 
 
@@ -114,10 +112,10 @@ def measure(
 ) -> Findings:
     """Predict every scene as it is and without each object."""
     found, questions = Findings(), _questions(data, split_of(scenes[0]))
-    for chosen, slots in _batches(source, scenes, "scene"):
+    for chosen, slots in _batches(model, source, scenes, "scene"):
         truths = [_Truth.of(data, scene) for scene in chosen]
-        whole, predicted = resimulated(model, slots, FRAMES)
-        factual, end = read_scene(whole), read_scene(continued(model, slots, FRAMES))
+        factual, predicted = _again(model, slots)
+        end = read_scene(continued(model, slots, FRAMES).cpu())
         without: list[dict[str, dict[int, Pairs]]] = [{name: {} for name in SOURCES} for _ in chosen]
         for row, truth in enumerate(truths):
             _factual(found, truth, _row(factual, row), predicted[row], readouts)
@@ -125,14 +123,13 @@ def measure(
             rows = [row for row, truth in enumerate(truths) if id in truth.without]
             if not rows:
                 continue
-            others, foretold = resimulated(model, slots[rows], FRAMES, id, how)
-            reading = read_scene(others)
+            reading, foretold = _again(model, slots[rows], id, how)
             for place, row in enumerate(rows):
                 truth, own = truths[row], _row(reading, place)
-                found.removed.append(_removal(truth, id, own, _row(factual, row), foretold[place].numpy()))
+                found.removed.append(_removal(truth, id, own, _row(factual, row), foretold[place]))
                 for name, pairs in _pairs(truth, id, own, readouts).items():
                     without[row][name][id] = pairs
-                    found.pairs[name] += _confusion(pairs, truth.pairs[id])
+                    found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
         for row, truth in enumerate(truths):
             ends = {
                 "predicted": readouts.predicted(pair_features(_row(end, row), VISIBLE_FRAMES - 1)),
@@ -169,30 +166,38 @@ class _Truth:
                 f"{data.folder} does not tell what happens in scene {scene} after the video or without an object; "
                 f"only data sets of `python -m cjepa_agent.collect env=clevrer` do"
             )
-        return cls(
-            scene,
-            data.facts(scene),
-            trajectory,
-            scene_states(trajectory, FRAMES),
-            counterfactuals.without,
-            counterfactuals.pairs,
-        )
+        facts, states = facts_of(trajectory, counterfactuals), scene_states(trajectory, FRAMES)
+        return cls(scene, facts, trajectory, states, counterfactuals.without, counterfactuals.pairs)
 
-    @property
+    @cached_property
     def reading(self) -> SceneReading:
         """The true factual course, as if read from slots."""
-        return _reading(self.trajectory)
+        return true_scene(self.trajectory, FRAMES)
+
+    @cached_property
+    def features(self) -> PairFeatures:
+        """Of that course."""
+        return pair_features(self.reading)
+
+    @cached_property
+    def collided(self) -> Pairs:
+        """Pairs that collide in that course."""
+        return colliding_pairs(self.trajectory, 0, FRAMES)
 
 
-def _factual(found: Findings, truth: _Truth, reading: SceneReading, predicted: Tensor, readouts: Readouts) -> None:
-    counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS].numpy() & (truth.states[:VISIBLE_FRAMES, :, 0] > 0)
+def _factual(
+    found: Findings, truth: _Truth, reading: SceneReading, predicted: NDArray[np.bool_], readouts: Readouts
+) -> None:
+    counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & (truth.states[:VISIBLE_FRAMES, :, 0] > 0)
     error = _distance(reading, truth.states[:VISIBLE_FRAMES])
     found.factual += [(truth.scene, float(error[own, id].mean())) for id, own in enumerate(counted.T) if own.any()]
-    happened = _happened(truth.trajectory, 0)
-    found.factual_pairs["predicted"] += _confusion(frozenset(readouts.predicted(pair_features(reading))), happened)
-    found.factual_pairs["true positions"] += _confusion(
-        frozenset(readouts.true(pair_features(truth.reading))), happened
-    )
+    readings = {
+        "predicted": readouts.predicted(pair_features(reading)),
+        "true positions": readouts.true(truth.features),
+    }
+    for name, pairs in readings.items():
+        score = PairScore.of(frozenset(pairs), truth.collided)
+        found.factual_pairs[name] = found.factual_pairs[name].plus(score)
 
 
 def _removal(
@@ -202,7 +207,7 @@ def _removal(
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
     counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & inside
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
-    influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCED
+    influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCE
     influenced[id] = False
     with np.errstate(invalid="ignore"):
         error, unchanged = (
@@ -215,11 +220,10 @@ def _removal(
 
 
 def _pairs(truth: _Truth, id: int, reading: SceneReading, readouts: Readouts) -> dict[str, Pairs]:
-    factual = _happened(truth.trajectory, 0)
     return {
         "predicted": frozenset(pair for pair in readouts.predicted(pair_features(reading)) if id not in pair),
-        "unchanged": frozenset(pair for pair in factual if id not in pair),
-        "true positions": frozenset(readouts.true(pair_features(_reading(truth.without[id])))),
+        "unchanged": frozenset(pair for pair in truth.collided if id not in pair),
+        "true positions": frozenset(readouts.true(pair_features(true_scene(truth.without[id], FRAMES)))),
     }
 
 
@@ -254,30 +258,29 @@ def _attention(model: WorldModel, slots: Tensor, predictor: MaskedPredictor) -> 
     return (torch.as_tensor(total)[..., :MAX_OBJECTS, :MAX_OBJECTS] / len(windows)).double().cpu().numpy()
 
 
-def _confusion(predicted: Pairs, happened: Pairs) -> NDArray[np.int64]:
-    return np.array([len(predicted & happened), len(predicted - happened), len(happened - predicted)])
-
-
-def _batches(source: VideoSlots, scenes: Sequence[int], unit: str) -> Iterator[tuple[list[int], Tensor]]:
+def _batches(
+    model: WorldModel, source: VideoSlots, scenes: Sequence[int], unit: str
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Some scenes, and their observed slots where the model is."""
+    device = next(model.parameters()).device
     with tqdm(total=len(scenes), unit=unit, mininterval=2.0) as bar:
         for first in range(0, len(scenes), BATCH):
             chosen = list(scenes[first : first + BATCH])
-            yield chosen, torch.stack([source.read(scene, slice(0, VISIBLE_FRAMES)) for scene in chosen])
+            videos = torch.stack([source.read(scene, slice(0, VISIBLE_FRAMES)) for scene in chosen])
+            yield chosen, videos.to(device)
             bar.update(len(chosen))
+
+
+def _again(
+    model: WorldModel, slots: Tensor, removed: int | None = None, how: Removal = "drop"
+) -> tuple[SceneReading, NDArray[np.bool_]]:
+    """What ``resimulated`` says of videos, and where it was predicted."""
+    made, predicted = resimulated(model, slots, FRAMES, removed, how)
+    return read_scene(made.cpu()), predicted.cpu().numpy()
 
 
 def _row(reading: SceneReading, row: int) -> SceneReading:
     return SceneReading(*(part[row] for part in reading))
-
-
-def _reading(trajectory: Trajectory) -> SceneReading:
-    return read_scene(CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, FRAMES))))
-
-
-def _happened(trajectory: Trajectory, start: int) -> Pairs:
-    from cjepa_agent.evaluation.rollout import hidden_pairs
-
-    return hidden_pairs(trajectory, start, FRAMES)
 
 
 def _distance(reading: SceneReading, states: NDArray[np.float32]) -> NDArray[np.float64]:

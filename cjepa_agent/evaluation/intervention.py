@@ -23,6 +23,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.collisions import PairScore
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
 from cjepa_agent.evaluation.results import plain_table, wilson_interval
@@ -86,8 +87,8 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
     return {
         "position_error_radii": errors,
         "collision_pairs": {
-            "after_removal": {name: _scores(*counts.tolist()) for name, counts in found.pairs.items()},
-            "factual": {name: _scores(*counts.tolist()) for name, counts in found.factual_pairs.items()},
+            "after_removal": {name: _scores(score) for name, score in found.pairs.items()},
+            "factual": {name: _scores(score) for name, score in found.factual_pairs.items()},
         },
         "questions": {
             kind: {name: _share(right) for name, right in by.items() if right} for kind, by in found.answers.items()
@@ -171,10 +172,5 @@ def _share(right: Sequence[bool]) -> dict[str, float]:
     return {"mean": 100 * sum(right) / len(right), "low": 100 * low, "high": 100 * high, "number": len(right)}
 
 
-def _scores(both: int, only_predicted: int, only_happened: int) -> dict[str, float]:
-    return {
-        "F1": 2 * both / max(1, 2 * both + only_predicted + only_happened),
-        "found": both,
-        "wrong": only_predicted,
-        "missed": only_happened,
-    }
+def _scores(score: PairScore) -> dict[str, float]:
+    return {"F1": score.f1, **score._asdict()}

@@ -11,11 +11,11 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, SceneReading, read_scene, scene_states
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, SceneReading, read_scene, scene_states, true_scene
+from cjepa_agent.collisions import PairScore, colliding_pairs
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
@@ -24,13 +24,11 @@ from cjepa_agent.provenance import provenance
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import Trajectory
-from envs.clevrer.questions.facts import shown_collisions
+from envs.clevrer.questions.facts import Pairs
 from envs.clevrer.shapes import RADIUS
 
 CONTACT = 2.5 * RADIUS  # between centres; discs touch at 2 radii, cubes at 2 to 2.8
 AHEAD = (1, 8, 16, 32, 52)  # frames after the last observed one
-
-Pairs = frozenset[frozenset[int]]
 
 
 def run(config: EvaluateConfig) -> str:
@@ -46,23 +44,24 @@ def run(config: EvaluateConfig) -> str:
     scenes = [scene for scene in slots.scenes if split_of(scene) == config.split]
     if not scenes:
         raise ValueError(f"{slots.folder} has no scene of split {config.split!r}")
-    errors, copied, counts = [], [], np.zeros((2, 3), np.int64)
+    errors, copied, scores = [], [], [PairScore(), PairScore()]
     for scene in scenes:
         trajectory, reading = data.trajectory(scene), read_scene(slots.read(scene))
         own, still = position_errors(trajectory, reading, observed)
         errors.append(own)
         copied.append(still)
-        happened = hidden_pairs(trajectory, observed, slots.frames)
-        truth = read_scene(_true_slots(trajectory, slots.frames))
-        counts += [_confusion(predicted_pairs(found, observed), happened) for found in (reading, truth)]
+        happened = colliding_pairs(trajectory, observed, slots.frames)
+        readings = (reading, true_scene(trajectory, slots.frames))
+        found = [PairScore.of(predicted_pairs(one, observed), happened) for one in readings]
+        scores = [score.plus(more) for score, more in zip(scores, found, strict=True)]
     rows = _rows(np.concatenate(errors, axis=1), np.concatenate(copied, axis=1))
-    scores = {name: _f1(*row) for name, row in zip(("predicted", "true positions"), counts.tolist(), strict=True)}
+    f1 = {name: score.f1 for name, score in zip(("predicted", "true positions"), scores, strict=True)}
     report = {
         "config": config.record(),
         "slots": slots.identity,
         "scenes": len(scenes),
         "mean_position_error_radii": rows,
-        "collision_pairs_f1": scores,
+        "collision_pairs_f1": f1,
         "provenance": provenance(),
     }
     path = Path(config.out) / "rollout.json"
@@ -72,7 +71,7 @@ def run(config: EvaluateConfig) -> str:
         for row in rows
     ]
     table = plain_table(["frames ahead", "error [radii]", "copying [radii]", "objects"], cells)
-    pairs = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    pairs = "  ".join(f"{name} {value:.3f}" for name, value in f1.items())
     return f"{table}\n\nF1 of colliding pairs: {pairs}\n\nwritten: {path}"
 
 
@@ -91,11 +90,6 @@ def position_errors(
     return np.where(counted, own, np.nan), np.where(counted, still, np.nan)
 
 
-def hidden_pairs(trajectory: Trajectory, observed: int, frames: int) -> Pairs:
-    """Pairs that truly collide in frames ``observed`` to ``frames`` - 1, as questions count them."""
-    return frozenset(frozenset(c.ids) for c in shown_collisions(trajectory) if observed <= c.frame < frames)
-
-
 def predicted_pairs(reading: SceneReading, observed: int) -> Pairs:
     """Pairs of present objects that come nearer than ``CONTACT`` after the last observed frame."""
     place, present = reading.position[observed - 1 :], reading.presence[observed - 1 :] > 0.5
@@ -105,18 +99,6 @@ def predicted_pairs(reading: SceneReading, observed: int) -> Pairs:
         if bool(near.any()) and not bool(near[0]):
             found.append(frozenset((a, b)))
     return frozenset(found)
-
-
-def _true_slots(trajectory: Trajectory, frames: int) -> torch.Tensor:
-    return CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, frames)))
-
-
-def _confusion(predicted: Pairs, happened: Pairs) -> tuple[int, int, int]:
-    return len(predicted & happened), len(predicted - happened), len(happened - predicted)
-
-
-def _f1(both: int, only_predicted: int, only_happened: int) -> float:
-    return 2 * both / max(1, 2 * both + only_predicted + only_happened)
 
 
 def _rows(own: NDArray[np.float64], still: NDArray[np.float64]) -> list[dict[str, float | int]]:

@@ -16,6 +16,7 @@ from envs.clevrer.physics import VISIBLE_FRAMES, Trajectory, simulate
 from envs.clevrer.scene import Scene
 from envs.clevrer.shapes import RADIUS
 
+INFLUENCE = RADIUS / 10  # world units; what moves another object by more influences it
 KINDS = ("in", "collision", "out")  # in the order in which events of one frame are listed
 
 
@@ -96,6 +97,6 @@ def shifts(scene: Scene, frames: int = VISIBLE_FRAMES) -> NDArray[np.float64]:
     return moved
 
 
-def influences(scene: Scene, threshold: float = RADIUS / 10, frames: int = VISIBLE_FRAMES) -> NDArray[np.bool_]:
+def influences(scene: Scene, threshold: float = INFLUENCE, frames: int = VISIBLE_FRAMES) -> NDArray[np.bool_]:
     """Whether (N, N) removing object i moves object j by more than ``threshold``; see ``shifts``."""
     return np.asarray(shifts(scene, frames) > threshold)
