@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks.report import Report, in_own_folder
-from benchmarks.systems import markdown_table
+from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.intervention import evaluate_interventions
-from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.evaluation.results import interval_text, plain_table
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
@@ -25,7 +24,6 @@ from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from configs.command import command
-from envs.files import atomic
 
 RESAMPLES = 10_000
 PAGE = """# Does masking objects make a predictor causal?
@@ -105,11 +103,7 @@ class CausalityBenchmark:
     def __post_init__(self) -> None:
         for name in self.masks:
             mask_of(name)
-        if not self.masks or not self.training_seeds or min(self.training_seeds) < 0:
-            raise ValueError(
-                f"masks and training_seeds must not be empty and seeds at least 0, "
-                f"got {self.masks} and {self.training_seeds}"
-            )
+        require_trainings("masks", self.masks, self.training_seeds)
         self.evaluation(self.runs)
 
     def evaluation(self, weights: Path) -> EvaluateConfig:
@@ -149,15 +143,11 @@ class CausalityBenchmark:
 def run(config: CausalityBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
-    wanted = [(f"{mask}, seed {seed}", mask, seed) for seed in config.training_seeds for mask in config.masks]
-    for key, mask, seed in tqdm(wanted, unit="predictor"):
-        if key not in report.entries:
-            report.add(key, measure(config, mask, seed))
-    entries = [report.entries[key] for key, _, _ in sorted(wanted, key=lambda item: config.masks.index(item[1]))]
+    entries = report.fill(config.masks, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
     contrast = contrasts(entries, config.seed)
     text = PAGE.format(
-        source=report.path.as_posix() if not report.path.is_absolute() else report.path.name,
+        source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
         split=config.split,
         removal=config.removal,
@@ -165,8 +155,7 @@ def run(config: CausalityBenchmark) -> None:
         references=references(entries[0]),
         contrast=contrast,
     )
-    with atomic(config.page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(config.page, text)
     print(f"{plain_table(header, cells)}\n\n{contrast}\n\nwritten to {report.path} and {config.page}")
 
 
@@ -199,12 +188,12 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
     return {
         "hidden": entry["mask"],
         "training seed": str(entry["training_seed"]),
-        "error, nothing removed": _interval(errors["factual"]["predicted"], 2),
-        "error of influenced": _interval(errors["influenced"]["predicted"], 2),
-        "of others": _interval(errors["not influenced"]["predicted"], 2),
+        "error, nothing removed": interval_text(errors["factual"]["predicted"], 2),
+        "error of influenced": interval_text(errors["influenced"]["predicted"], 2),
+        "of others": interval_text(errors["not influenced"]["predicted"], 2),
         "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
         "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
-        **{f"{kind}, %": _interval(scores["predicted"], 1) for kind, scores in questions.items() if scores},
+        **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
         "AUROC of shift": f"{influence['shift']['AUROC']:.3f}",
         "of attention": f"{influence['attention, mean']['AUROC']:.3f}",
     }
@@ -213,15 +202,15 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
 def references(entry: Mapping[str, Any]) -> str:
     """What other answers than predictions reach, in one sentence."""
     errors, pairs, questions = entry["position_error_radii"], entry["collision_pairs"], entry["questions"]
-    unchanged = f"{_interval(errors['influenced']['unchanged'], 2)} (influenced)"
+    unchanged = f"{interval_text(errors['influenced']['unchanged'], 2)} (influenced)"
     parts = [
         f"the true factual course as answer to a removal has an error of {unchanged} and an F1 of "
         f"{pairs['after_removal']['unchanged']['F1']:.3f}",
         f"the read-out on true positions has an F1 of {pairs['after_removal']['true positions']['F1']:.3f}",
         *(
-            f"{kind} questions come out right in {_interval(scores['unchanged'], 1)} % with the factual course "
+            f"{kind} questions come out right in {interval_text(scores['unchanged'], 1)} % with the factual course "
             f"{'going on without collisions' if kind == 'predictive' else 'unchanged'} and in "
-            f"{_interval(scores['true positions'], 1)} % with true positions"
+            f"{interval_text(scores['true positions'], 1)} % with true positions"
             for kind, scores in questions.items()
             if scores
         ),
@@ -253,10 +242,6 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     header = ["hidden", "questions", "training seeds", "points against nothing hidden"]
     note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
     return f"{markdown_table(header, lines)}\n\n{note}"
-
-
-def _interval(value: Mapping[str, float], digits: int) -> str:
-    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from cjepa_agent.files import plain, read_json, write_json
 from cjepa_agent.provenance import provenance
 from cjepa_agent.train import TrainConfig
+from envs.files import atomic
 
 
 class Report:
@@ -45,8 +48,48 @@ class Report:
         self.entries[name] = json.loads(json.dumps(entry, default=plain))
         write_json(self.path, {"config": self._config, self._key: self.entries, "provenance": provenance()})
 
+    @property
+    def source(self) -> str:
+        """The file, as a page that stands in the repository names it."""
+        return self.path.name if self.path.is_absolute() else self.path.as_posix()
+
+    def missing(self, names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+        """Trainings that are not in the file, a seed of all names after the other."""
+        return [(name, seed) for seed in seeds for name in names if _key(name, seed) not in self.entries]
+
+    def fill(
+        self, names: Sequence[str], seeds: Sequence[int], measure: Callable[[str, int], Mapping[str, Any]]
+    ) -> list[Any]:
+        """Measure what is missing; returns the entries of all trainings, name by name."""
+        for name, seed in tqdm(self.missing(names, seeds), unit="training"):
+            self.add(_key(name, seed), measure(name, seed))
+        return [self.entries[_key(name, seed)] for name in names for seed in seeds]
+
+
+def _key(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}"
+
+
+def require_trainings(field: str, names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raises ValueError unless there are names, those of ``field``, and training seeds of 0 or more."""
+    if not names or not seeds or min(seeds) < 0:
+        raise ValueError(
+            f"{field} and training_seeds must not be empty and seeds at least 0, got {list(names)} and {list(seeds)}"
+        )
+
 
 def in_own_folder(settings: TrainConfig, name: str) -> TrainConfig:
     """A training whose folder, within ``settings.out``, has a name that only these settings have."""
     digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
     return replace(settings, out=settings.out / f"{name}-{digest}")
+
+
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown writes it."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page at once."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

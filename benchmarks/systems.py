@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from tqdm import tqdm
-
-from benchmarks.report import Report, in_own_folder
+from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
 from cjepa_agent.autoencoder import CONFIG, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import TransformerConfig
@@ -31,7 +30,6 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.world_model import TrainedPredictorConfig
 from configs.command import command
 from configs.presets import preset
-from envs.files import atomic
 
 UNMASKED = MaskConfig(count=0)
 PAGE = """# C-JEPA beside other predictors of slots
@@ -153,11 +151,7 @@ class SystemsBenchmark:
     def __post_init__(self) -> None:
         for name in self.systems:
             system(name, self.sizes)
-        if not self.systems or not self.training_seeds or min(self.training_seeds) < 0:
-            raise ValueError(
-                f"systems and training_seeds must not be empty and seeds at least 0, "
-                f"got {self.systems} and {self.training_seeds}"
-            )
+        require_trainings("systems", self.systems, self.training_seeds)
         self.evaluation(self.systems[0], self.runs)
 
     def evaluation(self, name: str, weights: Path) -> EvaluateConfig:
@@ -206,23 +200,18 @@ class SystemsBenchmark:
 def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     report = Report(config.out / "benchmark_systems.json", config.identity(), "systems")
-    wanted = [(f"{name}, seed {seed}", name, seed) for name in config.systems for seed in config.training_seeds]
-    for name in {name for key, name, _ in wanted if key not in report.entries}:
+    for name in {name for name, _ in report.missing(config.systems, config.training_seeds)}:
         check_slots(config, name)
-    for key, name, seed in tqdm(wanted, unit="system"):
-        if key not in report.entries:
-            report.add(key, measure(config, name, seed))
-    entries = [report.entries[key] for key, _, _ in wanted]
+    entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
     text = PAGE.format(
-        source=report.path.as_posix() if not report.path.is_absolute() else report.path.name,
+        source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
         episodes=config.episodes,
         split=config.split,
         table=markdown_table(header, cells),
     )
-    with atomic(config.page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(config.page, text)
     print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
 
 
@@ -289,11 +278,6 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         "training, s": f"{entry['training_seconds']:.0f}",
         "s / solve": f"{seconds / solves:.3f}",
     }
-
-
-def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown writes it."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
 
 
 main = command("systems", SystemsBenchmark, run, package="benchmarks")

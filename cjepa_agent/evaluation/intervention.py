@@ -26,7 +26,7 @@ from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
 from cjepa_agent.collisions import PairScore
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
-from cjepa_agent.evaluation.results import plain_table, wilson_interval
+from cjepa_agent.evaluation.results import interval_text, plain_table, wilson_interval
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
@@ -125,14 +125,16 @@ def table(report: Mapping[str, Any]) -> str:
     """For people."""
     errors = report["position_error_radii"]
     positions = [
-        [name, *(_interval(errors[name].get(source), 2) for source in ("predicted", "unchanged"))] for name in errors
+        [name, *(interval_text(errors[name].get(source), 2) for source in ("predicted", "unchanged"))]
+        for name in errors
     ]
     pairs = [
         [when, *(f"{scores[name]['F1']:.3f}" if name in scores else "" for name in SOURCES)]
         for when, scores in report["collision_pairs"].items()
     ]
     questions = [
-        [kind, *(_interval(scores.get(name), 1) for name in SOURCES)] for kind, scores in report["questions"].items()
+        [kind, *(interval_text(scores.get(name), 1) for name in SOURCES)]
+        for kind, scores in report["questions"].items()
     ]
     influence = [
         [name, f"{value['AUROC']:.3f}", f"{value['average_precision']:.3f}"]
@@ -147,12 +149,6 @@ def table(report: Mapping[str, Any]) -> str:
             plain_table(["influence told by", "AUROC", "average precision"], influence),
         ]
     )
-
-
-def _interval(value: Mapping[str, float] | None, digits: int) -> str:
-    if not value:
-        return ""
-    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
 
 
 def _mean(values: Sequence[tuple[int, float]], rng: np.random.Generator) -> dict[str, float]:

@@ -29,6 +29,13 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def interval_text(value: Mapping[str, float] | None, digits: int) -> str:
+    """A ``mean`` with ``low`` and ``high`` end of its interval, as tables have it; empty where there is none."""
+    if not value:
+        return ""
+    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
 @dataclass(frozen=True)
 class Row:
     """Outcomes of one controller under one rule.
