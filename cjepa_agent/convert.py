@@ -318,7 +318,8 @@ def main() -> None:
     rest = [word for word in sys.argv[1:] if word not in words]
     # Either may be given by its key, so that there are fewer words than names. As JSON strings, because Hydra gives a
     # meaning to many characters that paths have.
-    named = [f"{key}={json.dumps(word)}" for key, word in zip(("source", "out"), words, strict=False)]
+    keys = ("source", "out")[: len(words)]
+    named = [f"{key}={json.dumps(word)}" for key, word in zip(keys, words[:2], strict=True)]
     sys.argv = [sys.argv[0], *named, *words[2:], *rest]
     run()
 

@@ -75,8 +75,8 @@ def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generat
 @cache
 def _released_order(slots: int) -> tuple[int, ...]:
     """Slots in the order in which the released code hides them."""
-    # NumPy's legacy generator, because the released code draws from it: another one would give another order.
-    return tuple(np.random.RandomState(RELEASED_SEED).permutation(slots).tolist())
+    released = np.random.RandomState(RELEASED_SEED)  # legacy, for only the generator they draw from has their order
+    return tuple(released.permutation(slots).tolist())
 
 
 def _counts(config: MaskConfig, batch: int, generator: torch.Generator) -> Tensor:

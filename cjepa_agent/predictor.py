@@ -280,12 +280,8 @@ def last_motion(history: Tensor, hidden: Tensor | None, future: int) -> Tensor:
     """
     change = F.pad(history[:, 1:] - history[:, :-1], (0, 0, 0, 0, 1, 0))
     if hidden is not None:
-        before = F.pad(hidden[:, :-1], (0, 0, 1, 0), value=True)
-        change = change * ~before.unsqueeze(-1)
-    seen = last_visible(
-        Latent(torch.cat([history, change], dim=-1), history.new_empty(*history.shape[:2], 0)), hidden, future
-    )
-    return seen.slots
+        change = change * ~F.pad(hidden[:, :-1], (0, 0, 1, 0), value=True).unsqueeze(-1)
+    return _last(torch.cat([history, change], dim=-1), hidden, future)
 
 
 def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:
@@ -296,13 +292,17 @@ def last_visible(history: Latent, hidden: Tensor | None, future: int) -> Latent:
         hidden: (B, T, S) bool or None for nothing hidden.
         future: F.
     """
-    slots = history.slots
-    if hidden is not None:
-        frames = torch.arange(slots.shape[1], device=slots.device)[:, None]
-        latest = torch.where(hidden, 0, frames).cummax(dim=1).values
-        visible = torch.where(hidden[:, :1, :, None], torch.zeros_like(slots), slots) if hidden[:, 0].any() else slots
-        slots = visible.gather(1, latest.unsqueeze(-1).expand_as(slots))
+    proprio = history.proprio
     return Latent(
-        torch.cat([slots, slots[:, -1:].expand(-1, future, -1, -1)], dim=1),
-        torch.cat([history.proprio, history.proprio[:, -1:].expand(-1, future, -1)], dim=1),
+        _last(history.slots, hidden, future), torch.cat([proprio, proprio[:, -1:].expand(-1, future, -1)], dim=1)
     )
+
+
+def _last(values: Tensor, hidden: Tensor | None, future: int) -> Tensor:
+    """``last_visible`` of numbers (B, T, S, N) of objects."""
+    if hidden is not None:
+        frames = torch.arange(values.shape[1], device=values.device)[:, None]
+        latest = torch.where(hidden, 0, frames).cummax(dim=1).values
+        visible = values.masked_fill(hidden[:, :1, :, None], 0.0)
+        values = visible.gather(1, latest.unsqueeze(-1).expand_as(values))
+    return torch.cat([values, values[:, -1:].expand(-1, future, -1, -1)], dim=1)

@@ -12,6 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from cjepa_agent.checkpoint import Checkpoint
@@ -111,19 +112,6 @@ def fit_mlp(inputs: Tensor, outputs: Tensor, generator: torch.Generator) -> nn.M
     return model.requires_grad_(False)
 
 
-def adjusted_rand_index(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:
-    """Adjusted Rand index (Hubert and Arabie 1985) of two labellings of the same pixels (M,)."""
-    table = np.zeros((int(truth.max()) + 1, int(found.max()) + 1))
-    np.add.at(table, (truth, found), 1)
-
-    def pairs(counts: NDArray[np.float64]) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    together, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    chance = rows * columns / pairs(np.array([float(len(truth))]))
-    return 1.0 if rows + columns == 2 * chance else (together - chance) / ((rows + columns) / 2 - chance)
-
-
 def best_overlap(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:
     """Mean over the true objects (not the background, 0) of the best intersection over union with any slot."""
     scores = []
@@ -170,7 +158,7 @@ def _segmentation(model: WorldModel, data: EpisodeFile) -> dict[str, float]:
     for state, mask in zip(states, masks.argmax(1).flatten(1).numpy(), strict=True):
         truth = renderer.masks(state, GOAL_POSE).flatten()
         objects = truth > SEGMENTS.index("background")
-        scores.append((adjusted_rand_index(truth[objects], mask[objects]), best_overlap(truth, mask)))
+        scores.append((adjusted_rand_score(truth[objects], mask[objects]), best_overlap(truth, mask)))
     fg_ari, overlap = np.mean(scores, axis=0)
     return {"FG-ARI": float(fg_ari), "mBO": float(overlap)}
 

@@ -160,8 +160,8 @@ def _draw_events(shown: SceneView, trajectory: Trajectory, facts: Facts) -> None
         where = sorted(rows[id] for id in event.objects)
         shown.marks.append(Mark(number, _event(event, phrases), event.kind, event.frame, *places, where))
     graph = facts.graph
-    # Marks go on after the graph's events with those that the video does not show.
-    for mark, objects, parents in zip(shown.marks, graph.objects, graph.parents, strict=False):
+    seen = shown.marks[: len(graph.events)]  # what comes after them is not in the video
+    for mark, objects, parents in zip(seen, graph.objects, graph.parents, strict=True):
         shown.edges += [(LEFT, rows[id], mark.column, mark.y) for id in sorted(objects)]
         causes = [shown.marks[parent] for parent in sorted(parents)]
         shown.edges += [(cause.column, cause.y, mark.column, mark.y) for cause in causes]
