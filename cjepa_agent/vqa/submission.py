@@ -85,7 +85,7 @@ def majority_submission(train: Sequence[Json], scenes: Sequence[Json]) -> list[J
         fitted, asked = items_of(train, type), items_of(scenes, type)
         if asked and not fitted:
             return None
-        answers[type] = map(majority(fitted), asked)
+        answers[type] = iter(majority(fitted)(asked))
     questions = [question for scene in scenes for question in scene["questions"]]
     return submission(
         scenes, (next(answers[question["question_type"]]) for question in questions for _ in _items(question))
