@@ -1,11 +1,14 @@
-"""Scenes that several CLEVRER tests look at."""
+"""Scenes, and questions, that several CLEVRER tests look at."""
 
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from envs.clevrer import Scene, SceneObject, Trajectory, sample_scene, simulate
 from envs.clevrer.questions import Candidate, scene_pool
+from envs.clevrer.questions.files import QuestionFile
 
 POOLS = 6  # of the random scenes, those whose questions are written
 
@@ -42,3 +45,17 @@ def same_motion(a: Trajectory, b: Trajectory, id: int, frames: slice = slice(Non
         np.array_equal(getattr(a, name)[frames, i], getattr(b, name)[frames, j])
         for name in ("location", "orientation", "velocity", "angular_velocity", "inside")
     )
+
+
+def small_file(question: str = "What will happen next?", **changes: Any) -> QuestionFile:
+    """One descriptive and one predictive question."""
+    choices = [
+        {"choice_id": 0, "choice": "The cube and the sphere collide", "answer": "wrong"},
+        {"choice_id": 1, "choice": "The red cube collides with the gray metal sphere", "answer": "correct"},
+    ]
+    questions = [
+        {"question_id": 0, "question": "How many cubes are moving when the video ends?", "question_type": "descriptive",
+         "question_subtype": "count", "answer": "2"},
+        {"question_id": 1, "question": question, "question_type": "predictive", "choices": choices, **changes},
+    ]  # fmt: skip
+    return QuestionFile(Path("train.json"), [{"scene_index": 0, "questions": questions}], [])

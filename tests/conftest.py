@@ -2,6 +2,7 @@
 
 import os
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,16 @@ def installation() -> None:
         metadata.distribution("cjepa-agent")
     except metadata.PackageNotFoundError:
         pytest.skip("cjepa-agent is not installed: pip install -e .")
+
+
+@pytest.fixture(scope="module")
+def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slots of the true states in the module's CLEVRER data set."""
+    from cjepa_agent.extract import ExtractConfig, extract
+
+    folder = tmp_path_factory.mktemp("slots") / "slots"
+    extract(ExtractConfig(data=data, encoder=Path("state"), out=folder))
+    return folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

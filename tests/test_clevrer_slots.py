@@ -72,13 +72,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slots") / "slots"
-    extract(ExtractConfig(data=data, encoder=Path("state"), out=folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(slots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     train(training(slots, folder))

@@ -22,7 +22,6 @@ from cjepa_agent.collisions import CollisionReadout, pair_features
 from cjepa_agent.evaluate import evaluate
 from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
-from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import resimulated
@@ -62,13 +61,6 @@ def true_slots(trajectory: Trajectory, frames: int = 128) -> Tensor:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clevrer") / "data"
     collect(CLEVRERCollection(out=folder, videos=10, width=16, height=16, workers=1))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slots") / "slots"
-    extract(ExtractConfig(data=data, encoder=Path("state"), out=folder))
     return folder
 
 

@@ -1,0 +1,204 @@
+"""The benchmark of systems, and the training command that takes each of them by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import SETTINGS
+
+from benchmarks import systems
+from benchmarks.systems import System, SystemsBenchmark, system
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.dynamics import TransformerConfig
+from cjepa_agent.extract import STATE, ExtractConfig, extract
+from cjepa_agent.files import write_json
+from cjepa_agent.manifest import draw
+from cjepa_agent.masking import MaskConfig
+from cjepa_agent.patches import PatchConfig
+from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.train import make_run
+from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from configs.presets import preset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Walks of agent and block, slots of their true states, tokens of noise, and pairs to plan for."""
+    folder, rng = tmp_path_factory.mktemp("walks"), np.random.default_rng(0)
+
+    def walk() -> dict[str, np.ndarray]:
+        action = rng.uniform(-1, 1, (40, 2)).astype(np.float32)
+        state = np.zeros((40, 7))
+        state[:, :2] = np.clip(rng.uniform(200, 300, 2) + np.cumsum(5 * action, 0), 60, 450)
+        state[:, 2:5] = rng.uniform((180, 180, 0), (330, 330, 6)) + np.cumsum(rng.normal(0, (4, 4, 0.1), (40, 3)), 0)
+        noise = rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+        return {
+            "pixels": noise,
+            "state": state,
+            "action": action,
+            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
+        }
+
+    write_episodes(folder / "data.h5", (walk() for _ in range(60)), {"policy": "walk"})
+    extract(ExtractConfig(data=folder / "data.h5", encoder=STATE, out=folder / "slots"))
+    SlotAutoencoder(PATCHES).save(folder / "encoder")
+    write_json(folder / "encoder/recipe.json", {})
+    extract(ExtractConfig(data=folder / "data.h5", encoder=folder / "encoder", out=folder / "patches", stride=5))
+    for rule in ("released", "strict"):
+        draw(EpisodeFile(folder / "data.h5"), rule, "test", 0, 2, 25).write(folder)
+    return folder
+
+
+SMALL = TransformerConfig(depth=2, width=16, heads=2, mlp=16, history=3)
+PATCHES = PatchConfig(slot_dim=8, image_size=16, patch=4, depth=1, heads=2, decoder_width=8)
+TRAINER = TrainerConfig(
+    steps=4, batch=8, precision="32-true", accelerator="cpu", log_every=2, validate_every=2, save_every=2
+)
+
+
+def benchmark(data: Path, **changes: object) -> SystemsBenchmark:
+    values = {
+        "systems": ("c-jepa-2", "c-jepa-1-concat", "oc-dino-wm", "slotformer", "ocvp", "dino-wm"),
+        "data": data / "data.h5",
+        "slots": data / "slots",
+        "patches": data / "patches",
+        "sizes": SMALL,
+        "dynamics": DynamicsTrainingConfig(rollout_from=0.5, rollout_blocks=3, rollout_batch=4, windows=8),
+        "trainer": TRAINER,
+        "planner": SETTINGS,
+        "episodes": 2,
+        "budget": 6,
+        "seeds": (0,),
+        "manifests": str(data),
+    }
+    return SystemsBenchmark(**{**values, **changes})
+
+
+def test_all_systems_are_trained_scored_and_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = benchmark(data, runs=tmp_path / "runs", out=tmp_path, page=tmp_path / "systems.md")
+    systems.run(replace(config, systems=config.systems[:1]))
+    systems.run(config)
+    first = json.loads((tmp_path / "benchmark_systems.json").read_text())
+    entries = list(first["systems"].values())
+    assert [entry["system"] for entry in entries] == list(config.systems)
+    assert [entry["frame_tokens"] for entry in entries] == [6, 4, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
+    for entry in entries:
+        assert [row["rule"] for row in entry["rows"]] == ["released", "strict"] and entry["training_seconds"] > 0
+        seen = {row["planning_target"].split(" + ")[0].split(",")[0] for row in entry["rows"]}
+        assert seen == ({"all slots"} if entry["system"] == "dino-wm" else {"block slot"})
+        assert all(row["episodes"] == 2 and row["low"] <= row["success"] <= row["high"] for row in entry["rows"])
+        folder = next((tmp_path / "runs").glob(f"{entry['system']}-0-*"))
+        checkpoint = Checkpoint.from_pretrained(folder / "checkpoint")
+        assert asdict(checkpoint.model.config.predictor) == entry["predictor"]
+        assert checkpoint.training["command"]["trainer"]["steps"] == 4
+        logged = dict(line.split(",")[1:] for line in (folder / "validation.csv").read_text().splitlines()[-6:])
+        assert {name: pytest.approx(float(value)) for name, value in logged.items()} == entry["rollout"]
+    page = (tmp_path / "systems.md").read_text()
+    assert page.count("\n| ") == 2 + len(entries) and "| slotformer | 0 | " in page and "s / solve" in page
+    assert str(tmp_path) not in page + json.dumps(first)
+    monkeypatch.setattr(systems, "measure", lambda *_: pytest.fail("measured again"))
+    systems.run(config)
+    assert json.loads((tmp_path / "benchmark_systems.json").read_text()) == first
+    assert "written to" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="give another out"):
+        systems.run(replace(config, episodes=1))
+
+
+def test_systems_find_out_first_whether_there_is_what_they_train_on(data: Path, tmp_path: Path) -> None:
+    config = benchmark(data, runs=tmp_path / "runs", out=tmp_path, page=tmp_path / "systems.md")
+    with pytest.raises(FileNotFoundError, match=r"dino-wm needs patches, but .*nowhere has none; .* encoder=patches"):
+        systems.run(replace(config, patches=tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"dino-wm needs patches, but .*slots holds others"):
+        systems.run(replace(config, patches=data / "slots"))
+    with pytest.raises(ValueError, match=r"ocvp needs slots, but .*patches holds others"):
+        systems.run(replace(config, systems=("ocvp",), slots=data / "patches"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_settings_train_in_another_folder(data: Path) -> None:
+    config = benchmark(data)
+    assert config.training("ocvp", 0) == config.training("ocvp", 0)
+    folders = {
+        settings.training(name, seed).out
+        for settings in (config, replace(config, dynamics=DynamicsTrainingConfig()))
+        for name in ("ocvp", "c-jepa-1", "c-jepa-2")
+        for seed in (0, 1)
+    }
+    assert len(folders) == 12
+
+
+def test_the_weights_that_are_exported_are_those_validated(data: Path, tmp_path: Path) -> None:
+    """They are moving averages, not the weights that the optimiser holds."""
+    training = make_run(replace(benchmark(data).training("oc-dino-wm", 0), out=tmp_path))
+    before = training.stage.validate(training.stage.model.eval())
+    averages = training.evaluated().eval()
+    for parameter in averages.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    assert training.stage.validate(training.stage.model) == before
+    assert training.stage.validate(averages)["rollout_1"] > before["rollout_1"]
+
+
+def test_systems_have_about_the_same_parameters() -> None:
+    built = [system(name, TransformerConfig()).predictor.build(4, 128, 4, 10) for name in SystemsBenchmark().systems]
+    built.append(system("dino-wm", TransformerConfig()).predictor.build(64, 64, 4, 10))
+    counts = [sum(p.numel() for p in predictor.parameters()) for predictor in built]
+    assert max(counts) < 1.1 * min(counts)
+
+
+def test_ablations_differ_from_c_jepa_in_what_they_are_named_for() -> None:
+    full = system("c-jepa-2", SMALL)
+    assert full == System(PredictorConfig(**asdict(SMALL)), MaskConfig(count=2, kind="object"))
+    for kind in ("token", "tube", "fixed"):
+        assert system(f"c-jepa-2-{kind}", SMALL) == replace(full, mask=MaskConfig(count=2, kind=kind))
+    concatenated = system("c-jepa-2-concat", SMALL)
+    assert concatenated == replace(full, predictor=replace(full.predictor, auxiliary="concat"))
+    assert [s.predictor.build(4, 128, 4, 10).frame_tokens for s in (full, concatenated)] == [6, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"systems": ("lstm",)}, r"'lstm'; expected some of \['c-jepa-<objects hidden>', 'oc-jepa'"),
+        ({"systems": ("c-jepa-0",)}, "c-jepa-0"),
+        ({"systems": ("c-jepa-1-slot",)}, "c-jepa-1-slot.*-token, -tube, -fixed"),
+        ({"systems": ("oc-jepa-concat",)}, "oc-jepa-concat"),
+        ({"training_seeds": ()}, "must not be empty"),
+        ({"rules": ("loose",)}, "loose"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+    ],
+)
+def test_bad_benchmarks_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SystemsBenchmark(**change)  # type: ignore[arg-type]
+
+
+def train(data: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "cjepa_agent.train", f"data={data / 'data.h5'}", f"slots={data / 'slots'}", f"out={out}",
+        "trainer.steps=2", "trainer.batch=4", "dynamics.windows=8", "dynamics.rollout_from=0", *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_the_training_command_takes_every_system_by_name(data: Path, tmp_path: Path) -> None:
+    """Muon, mixed precision and moving averages are the command's defaults."""
+    done = train(data, tmp_path, "predictor=slotformer_paper", "predictor.width=32", "predictor.mlp=32")
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = replace(preset(SlotFormerConfig, "predictor", "slotformer_paper"), width=32, mlp=32)
+    assert Checkpoint.from_pretrained(tmp_path / "checkpoint").model.config.predictor == expected
+    refused = train(data, tmp_path / "refused", "predictor=ocvp", "predictor.auxiliary=tokens")
+    assert refused.returncode != 0 and "auxiliary" in refused.stderr
