@@ -88,6 +88,17 @@ def test_frames_are_the_environments(made: CLEVRERCollection) -> None:
         observation, *_ = env.step(int(data.read("action", episode)[frame, 0]))
 
 
+def test_without_pictures_all_else_is_the_same(made: CLEVRERCollection, tmp_path: Path) -> None:
+    bare = replace(made, out=tmp_path / "clevrer", pictures=False)
+    collect(bare)
+    assert {name: text for name, text in contents(made.out).items() if not name.endswith(".mp4")} == contents(bare.out)
+    one, other = EpisodeFile(made.file), EpisodeFile(bare.file)
+    assert set(one.columns) - set(other.columns) == {"pixels"}
+    assert all(one.read_all(name).tobytes() == other.read_all(name).tobytes() for name in other.columns)
+    with pytest.raises(FileExistsError, match="pictures: False, not None"):
+        collect(replace(bare, pictures=True))
+
+
 def test_programs_give_the_answers_from_the_files_alone(made: CLEVRERCollection) -> None:
     dataset = Dataset(made.out)
     number = 0

@@ -17,9 +17,10 @@ from cjepa_agent.paths import cache_folder
 from envs.clevrer.annotation import annotate
 from envs.clevrer.counterfactual import Counterfactuals
 from envs.clevrer.dataset import FIRST, SCENES, scene_paths, split_of
-from envs.clevrer.env import CLEVREREnv
-from envs.clevrer.physics import FRAMES
+from envs.clevrer.env import object_states
+from envs.clevrer.physics import FRAMES, VISIBLE_FRAMES, simulate
 from envs.clevrer.questions import Candidate, balance, scene_entry, scene_pool, write_questions
+from envs.clevrer.render import CLEVRERRenderer
 from envs.clevrer.sampling import sample_scene
 from envs.clevrer.video import encode_video
 from envs.files import atomic
@@ -42,6 +43,8 @@ class CLEVRERCollection(Collection):
         width, height: of the videos and frames [px], even numbers.
         window: frames, 1 to 180, whose collisions count for counterfactual questions: 128 are what a video shows, 180
             all that is simulated.
+        pictures: without them there are no videos and no ``pixels``, in half the time: enough for slots of the true
+            state (``encoder=state``).
     """
 
     out: Path = field(default_factory=lambda: cache_folder() / "clevrer")
@@ -49,9 +52,9 @@ class CLEVRERCollection(Collection):
     width: int = 64
     height: int = 64
     window: int = FRAMES
+    pictures: bool = True
 
     UNIT: ClassVar[str] = "video"
-    COLUMNS: ClassVar[tuple[str, ...]] = ("pixels", "action", "state", "scene", "split")
     SHARD: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
@@ -73,6 +76,11 @@ class CLEVRERCollection(Collection):
         """See ``Collection``."""
         return self.out / CLEVRER_FRAMES
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See ``Collection``."""
+        return (*(("pixels",) if self.pictures else ()), "action", "state", "scene", "split")
+
     @cached_property
     def scenes(self) -> list[int]:
         """Indices of all scenes, in order."""
@@ -88,6 +96,7 @@ class CLEVRERCollection(Collection):
             "width": self.width,
             "height": self.height,
             "window": self.window,
+            **({} if self.pictures else {"pictures": False}),
             "seed": self.seed,
             "versions": versions(PACKAGES),
         }
@@ -125,14 +134,14 @@ class _SceneWriter:
 
     def __init__(self, collection: CLEVRERCollection) -> None:
         self.collection = collection
-        self.env = CLEVREREnv("ground_truth", observation_width=collection.width, observation_height=collection.height)
+        self.renderer = CLEVRERRenderer(collection.width, collection.height)
 
     def write(self, number: int) -> Episode:
         """Write the files of scene ``number`` of the collection, and return what training needs of it.
 
-        Columns ``pixels`` (128, H, W, 3) uint8, ``action`` (128, 1) float32, all 0 since nothing is taken away,
-        ``state`` (128, 48) float32 as in ``CLEVREREnv``, ``scene`` (128,) int32 the scene's index, and ``split``
-        (128,) int8.
+        Columns ``pixels`` (128, H, W, 3) uint8, if there are pictures, ``action`` (128, 1) float32, all 0 since nothing
+        is taken away, ``state`` (128, 48) float32 as in ``CLEVREREnv``, ``scene`` (128,) int32 the scene's index, and
+        ``split`` (128,) int8.
         """
         index = self.collection.scenes[number]
         stream = np.random.SeedSequence(self.collection.seed, spawn_key=(index,))
@@ -141,21 +150,21 @@ class _SceneWriter:
         # First, since the folder of the parts tells that `out` is ours.
         _write_json(self.collection.pool_path(index), [candidate.to_json() for candidate in pool])
         Counterfactuals.of(scene, self.collection.window).save(self._path("counterfactual", index))
-        observation, _ = self.env.reset(options={"scene": scene})
-        _write_json(self._path("annotation", index), annotate(self.env.trajectory, index))
-        observations = [observation]
-        while len(observations) < self.env.frames:
-            observations.append(self.env.step(np.int64(WATCH))[0])
-        pixels = np.stack([observation["pixels"] for observation in observations])
+        trajectory = simulate(scene)
+        _write_json(self._path("annotation", index), annotate(trajectory, index))
+        frames = range(VISIBLE_FRAMES)
+        episode: Episode = {
+            "action": np.full((VISIBLE_FRAMES, 1), WATCH, np.float32),
+            "state": np.stack([object_states(trajectory, frame) for frame in frames]),
+            "scene": np.full(VISIBLE_FRAMES, index, np.int32),
+            "split": np.full(VISIBLE_FRAMES, SPLITS.index(split_of(index)), np.int8),
+        }
+        if not self.collection.pictures:
+            return episode
+        pixels = np.stack([self.renderer.draw(trajectory, frame)[0] for frame in frames])
         with atomic(self._path("video", index)) as temporary:
             temporary.write_bytes(encode_video(pixels))
-        return {
-            "pixels": pixels,
-            "action": np.full((len(pixels), 1), WATCH, np.float32),
-            "state": np.stack([observation["states"] for observation in observations]),
-            "scene": np.full(len(pixels), index, np.int32),
-            "split": np.full(len(pixels), SPLITS.index(split_of(index)), np.int8),
-        }
+        return {"pixels": pixels, **episode}
 
     def _path(self, kind: str, index: int) -> Path:
         return scene_paths(self.collection.out, kind, index)[0]

@@ -45,7 +45,6 @@ class Collection(ABC):
     workers: int = 0
 
     UNIT: ClassVar[str] = "episode"
-    COLUMNS: ClassVar[tuple[str, ...]]  # that are merged
     SHARD: ClassVar[int]  # episodes per part; what a kill can cost each worker
 
     def __post_init__(self) -> None:
@@ -60,6 +59,11 @@ class Collection(ABC):
     @abstractmethod
     def size(self) -> int:
         """Number of episodes."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """What the episode file keeps of each episode."""
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def merged(collection: Collection) -> Iterator[Episode]:
         for shard in collection.shards:
             part = EpisodeFile(collection.shard_path(shard))
             for episode in range(len(part)):
-                yield {name: part.read(name, episode) for name in collection.COLUMNS}
+                yield {name: part.read(name, episode) for name in collection.columns}
                 bar.update()
 
 

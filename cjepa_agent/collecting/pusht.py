@@ -64,7 +64,6 @@ class PushTCollection(Collection):
     algorithm: str = "auto"
     noise: float = 0.0
 
-    COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS
     SHARD: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
@@ -79,6 +78,11 @@ class PushTCollection(Collection):
     def size(self) -> int:
         """See ``Collection``."""
         return self.episodes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See ``Collection``."""
+        return COLUMNS
 
     def recipe(self) -> dict[str, Any]:
         """See ``Collection``; raises FileNotFoundError without the policy."""

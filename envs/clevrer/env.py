@@ -244,17 +244,19 @@ class CLEVREREnv(gym.Env[Any, np.int64]):
         pixels, segmentation = self._renderer.draw(self.trajectory, frame)
         if self.obs_type == "pixels":
             return pixels
-        return {"pixels": pixels, "states": self._states(frame), "segmentation": segmentation[..., None]}
+        states = object_states(self.trajectory, frame)
+        return {"pixels": pixels, "states": states, "segmentation": segmentation[..., None]}
 
-    def _states(self, frame: int) -> NDArray[np.float32]:
-        course = self.trajectory
-        states = np.zeros((MAX_OBJECTS, len(LOW)), np.float32)
-        for index, id in enumerate(course.ids):
-            if course.present[frame, index]:
-                angle, spin = course.orientation[frame, index, 2], course.angular_velocity[frame, index, 2]
-                place, motion = course.location[frame, index, :2], course.velocity[frame, index, :2]
-                states[id] = 1, course.inside[frame, index], *place, angle % (2 * math.pi), *motion, spin
-        return states.ravel()
+
+def object_states(course: Trajectory, frame: int) -> NDArray[np.float32]:
+    """The observation ``states`` (48,) of a frame of a trajectory, as ``CLEVREREnv`` explains it."""
+    states = np.zeros((MAX_OBJECTS, len(LOW)), np.float32)
+    for index, id in enumerate(course.ids):
+        if course.present[frame, index]:
+            angle, spin = course.orientation[frame, index, 2], course.angular_velocity[frame, index, 2]
+            place, motion = course.location[frame, index, :2], course.velocity[frame, index, :2]
+            states[id] = 1, course.inside[frame, index], *place, angle % (2 * math.pi), *motion, spin
+    return states.ravel()
 
 
 def _parse(options: Mapping[str, Any] | None) -> tuple[Scene | None, Collection[int]]:
