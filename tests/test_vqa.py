@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from clevrer_scenes import small_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.evaluation import vqa as task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
@@ -27,15 +29,18 @@ from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, losses, predict
 from cjepa_agent.vqa.data import Batch, SlotQuestions
+from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.vqa.submission import read_submission
+from cjepa_agent.world_model import EncoderConfig
 from configs.presets import preset
 from envs.clevrer import sample_scene, simulate
 from envs.clevrer.annotation import annotate
 from envs.clevrer.dataset import Dataset, scene_paths
 from envs.clevrer.questions import QuestionFile, balance, read_questions, scene_entry, scene_pool, write_questions
+from envs.clevrer.questions.vocabulary import ATTRIBUTES
 
 Json = dict[str, Any]
-TINY = ALOEConfig(layers=2, heads=2, width=32, mlp=64, head=32, dropout=0.1, frames=4)
+TINY = ALOEConfig(layers=2, heads=2, width=32, mlp=64, head=32, dropout=0.1, frames=4, tubelet=1)
 STEPS = TrainerConfig(
     steps=6, batch=8, optimizer="adamw", lr=1e-3, warmup=2, ema=0.0, precision="32-true", accelerator="cpu",
     log_every=1, validate_every=3, save_every=2,
@@ -130,6 +135,64 @@ def test_predictive_questions_read_the_predicted_frames(tmp_path: Path, total: i
     assert read[1].tolist() == list(range(shift, shift + 125, 5))
     assert read[2].tolist() == list(range(shift + 7, shift + 128, 5))
     assert asked.batch(np.array([0])).slots[0, 0, 0, 0] == 4
+
+
+@pytest.fixture(scope="module")
+def intervened(data: Path) -> Path:
+    """Predictions without each object: 180 frames that hold 1,000 times the object's id plus the frame's number."""
+    folder, scenes = data / "intervened", [0, 1, 2, 10000, 10001]
+    for slot in range(4):
+        videos = (1000 * slot + torch.arange(180.0)[:, None, None].expand(-1, 3, 16) for _ in scenes)
+        VideoSlots.write(folder / f"without_{slot}", {"slot": slot}, scenes, (180, 3, 16), videos)
+        SlotAutoencoder(EncoderConfig(kind="clevrer_state", n_slots=7)).save(folder / f"without_{slot}")
+    return folder
+
+
+def test_counterfactual_questions_read_the_prediction_without_their_object(
+    data: Path, slots: Path, intervened: Path
+) -> None:
+    dataset = Dataset(data)
+    file = dataset.questions("train")
+    plain = SlotQuestions(file, VideoSlots(slots), 60)
+    asked = SlotQuestions(file, VideoSlots(slots), 60, Intervened(intervened, dataset))
+    told = [(scene["scene_index"], question) for scene in file.scenes for question in scene["questions"]]
+    kinds = {question["question_type"] for _, question in told}
+    assert "counterfactual" in kinds and "descriptive" in kinds
+    for number, (scene, question) in enumerate(told):
+        if question["question_type"] != "counterfactual":
+            assert torch.equal(asked.read(number, 3), plain.read(number, 3))
+            continue
+        described = [
+            word for word in question["program"] if word in {v for values in ATTRIBUTES.values() for v in values}
+        ]
+        fitting = [item.id for item in dataset.facts(scene).objects if set(described) <= set(item.attributes.values())]
+        (removed,) = fitting
+        expected = 1000 * removed + torch.arange(2.0, 180, 3)
+        assert torch.equal(asked.read(number, 5)[:, 0, 0], expected.half().float())
+
+
+def test_predictions_without_objects_must_fit(data: Path, slots: Path, intervened: Path, tmp_path: Path) -> None:
+    dataset, file = Dataset(data), Dataset(data).questions("train")
+    with pytest.raises(FileNotFoundError, match="no predictions without objects; .*remove=drop"):
+        Intervened(tmp_path, dataset)
+    fewer = Path(shutil.copytree(intervened, tmp_path / "fewer"))
+    for slot in range(1, 4):
+        shutil.rmtree(fewer / f"without_{slot}")
+    with pytest.raises(ValueError, match="no prediction of scene . without object"):
+        SlotQuestions(file, VideoSlots(slots), 4, Intervened(fewer, dataset))
+    SlotAutoencoder(EncoderConfig(n_slots=7)).save(fewer / "without_0")
+    with pytest.raises(ValueError, match="holds slots of pixels"):
+        Intervened(fewer, dataset)
+    mixed = Path(shutil.copytree(intervened, tmp_path / "mixed"))
+    meta = json.loads((mixed / "without_1" / "slots.json").read_text())
+    (mixed / "without_1" / "slots.json").write_text(json.dumps({**meta, "identity": {"slot": 1, "checkpoint": "x"}}))
+    with pytest.raises(ValueError, match="made of different things"):
+        Intervened(mixed, dataset)
+    scenes = json.loads(json.dumps(file.scenes))
+    cut = next(q for scene in scenes for q in scene["questions"] if q["question_type"] == "counterfactual")
+    cut["program"] = ["all_events", "objects", "get_counterfact"]
+    with pytest.raises(ValueError, match=rf"question {cut['question_id']}: which object is taken away is not told"):
+        SlotQuestions(replace(file, scenes=scenes), VideoSlots(slots), 4, Intervened(intervened, dataset))
 
 
 def test_choices_share_their_question(tmp_path: Path) -> None:
@@ -267,9 +330,9 @@ def test_blind_models_see_no_slots(data: Path, slots: Path) -> None:
 
 def test_attention_is_that_of_the_last_layer(data: Path, slots: Path) -> None:
     batch = whole_batch(data, slots)
-    model = random_model(replace(TINY, layers=1))
+    model = random_model(replace(TINY, layers=1, tubelet=2))
     weights = model.attention(batch.slots, batch.words, batch.owner, batch.descriptive)
-    assert weights.shape == (len(batch.words), 4, 3)
+    assert weights.shape == (len(batch.words), 2, 3)
     assert (weights > 0).all() and (weights.sum((1, 2)) < 1).all()
     # A slot whose key is blown up along the query of [CLS] takes all attention.
     layer, tokens = model.transformer.layers[0], model._tokens(*batch[:4])[0]
@@ -279,7 +342,18 @@ def test_attention_is_that_of_the_last_layer(data: Path, slots: Path) -> None:
     keys = layer.norm1(tokens[0]) @ layer.self_attn.in_proj_weight[32:64].T + layer.self_attn.in_proj_bias[32:64]
     scores = torch.stack([(keys[:, h : h + 16] @ query[h : h + 16]) / 4 for h in (0, 16)])
     scores[:, -32:] = scores[:, -32:].masked_fill(batch.words[0] == 0, -torch.inf)
-    assert torch.allclose(weights[0].flatten(), scores.softmax(1).mean(0)[1:13], atol=1e-5)
+    assert torch.allclose(weights[0].flatten(), scores.softmax(1).mean(0)[1:7], atol=1e-5)
+
+
+def test_a_tubelet_holds_successive_frames_of_one_slot() -> None:
+    model = random_model(replace(TINY, tubelet=2))
+    words, owner = torch.ones(1, 32, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    slots = torch.randn(1, 4, 3, 16, generator=torch.Generator().manual_seed(0))
+    before = model._tokens(slots, words, owner, owner == 0)[0]
+    slots[0, 2, 1] += 1.0  # the second slot in the first frame of the second tubelet
+    after = model._tokens(slots, words, owner, owner == 0)[0]
+    changed = (before != after).any(-1)[0].nonzero().flatten()
+    assert changed.tolist() == [1 + 1 * 3 + 1] and before.shape[1] == 1 + 2 * 3 + 32
 
 
 def test_losses_are_means_over_their_own_questions(data: Path, slots: Path) -> None:
@@ -383,7 +457,8 @@ def trained(data: Path, slots: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("run")
     command(
         "train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}", "aloe.layers=1",
-        "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "trainer.steps=2", "trainer.batch=4",
+        "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2", "trainer.steps=2",
+        "trainer.batch=4",
     )  # fmt: skip
     return out / "checkpoint"
 
@@ -427,6 +502,26 @@ def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Pa
     )
     again = json.loads((tmp_path / "again" / "vqa.json").read_text())
     assert again["accuracy"] == report["accuracy"] and f"{whole['accuracy']:.1f} %" in scored
+
+
+def test_intervened_predictions_change_counterfactual_answers_alone(
+    data: Path, slots: Path, intervened: Path, tmp_path: Path
+) -> None:
+    model = stage(data, slots).model
+    for weight in model.parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    model.save(tmp_path / "aloe", {})
+    submissions = []
+    for given in ("", str(intervened)):
+        config = replace(settings(tmp_path / "aloe", data, slots, tmp_path / "out"), intervened=given)
+        task.run(config)
+        submissions.append(read_submission(tmp_path / "out" / "vqa_submission.json"))
+        report = json.loads((tmp_path / "out" / "vqa.json").read_text())
+        assert (report["model"]["evaluated_intervened"] is None) == (not given)
+    kinds = [q["question_type"] for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
+    one, other = ([q for scene in answers for q in scene["questions"]] for answers in submissions)
+    changed = {kind for kind, a, b in zip(kinds, one, other, strict=True) if a != b}
+    assert changed == {"counterfactual"}
 
 
 def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, data: Path, tmp_path: Path) -> None:

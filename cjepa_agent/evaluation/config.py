@@ -60,6 +60,8 @@ class EvaluateConfig:
             empty means the cache's.
         slots: folder of the videos' slots for ``task=vqa`` and ``intervention``, of those that
             ``python -m cjepa_agent.rollout`` wrote for ``task=rollout``; empty means the cache's.
+        intervened: folder of predictions without each object, which counterfactual questions of ``task=vqa`` read in
+            place of the observed video; empty for none.
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
             ``empty`` puts an empty slot in its place, ``mask`` hides it in all frames.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
@@ -87,6 +89,7 @@ class EvaluateConfig:
     manifests: str = ""
     data: str = ""
     slots: str = ""
+    intervened: str = ""
     removal: Removal = "drop"
     submission: str = ""
     batch: int = 4

@@ -20,6 +20,7 @@ from cjepa_agent.provenance import provenance
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOE, CONFIG, predict
 from cjepa_agent.vqa.data import CHOICES, SlotQuestions
+from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.vqa.scores import accuracies, table
 from cjepa_agent.vqa.submission import (
     Graded,
@@ -44,7 +45,7 @@ def run(config: EvaluateConfig) -> str:
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     file = data.questions(config.split)
-    answerer = None if config.submission else Answerer(config, file)
+    answerer = None if config.submission else Answerer(config, data, file)
     entries = answerer.submission() if answerer else read_submission(Path(config.submission))
     written = []
     if answerer:
@@ -84,7 +85,8 @@ class Answerer:
     """A trained model with the questions it is asked.
 
     Args:
-        config: its ``weights``, ``slots`` and ``device`` are read.
+        config: its ``weights``, ``slots``, ``intervened`` and ``device`` are read.
+        data: the data set that they are of.
         file: the questions.
 
     Raises:
@@ -92,7 +94,7 @@ class Answerer:
         ValueError: weights, slots and questions do not fit.
     """
 
-    def __init__(self, config: EvaluateConfig, file: QuestionFile) -> None:
+    def __init__(self, config: EvaluateConfig, data: Dataset, file: QuestionFile) -> None:
         self.folder, self.scenes = Path(config.weights), file.scenes
         self.model = ALOE.load(self.folder).to(config.device)
         self.slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
@@ -102,7 +104,8 @@ class Answerer:
                 f"{self.slots.folder} holds slots (S, D) {found}, but {self.folder} was trained on {expected}; "
                 "give the slots of the same encoder"
             )
-        self.questions = SlotQuestions(file, self.slots, self.model.config.frames)
+        intervened = Intervened(Path(config.intervened), data) if config.intervened else None
+        self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
 
     def submission(self) -> list[Json]:
         """The model's answers."""
@@ -112,7 +115,11 @@ class Answerer:
 
     def record(self) -> dict[str, Any]:
         """How the model came about, and what it reads."""
-        return {**read_json(self.folder / CONFIG), "evaluated_slots": self.slots.identity}
+        return {
+            **read_json(self.folder / CONFIG),
+            "evaluated_slots": self.slots.identity,
+            "evaluated_intervened": self.questions.intervened.identity if self.questions.intervened else None,
+        }
 
 
 def _words(answers: NDArray[np.int64], descriptive: NDArray[np.bool_]) -> Iterator[str]:

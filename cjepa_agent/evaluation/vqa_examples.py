@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cjepa_agent.vqa.aloe import ALOE
-from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.files import TYPES, Json
 
 COLUMN, ROW, GAP = 64, 12, 6  # px: width of a frame, height of a slot's row, space between parts
@@ -64,28 +63,33 @@ def caption(question: Json, item: Graded) -> str:
 
 
 def draw(data: Dataset, model: ALOE, questions: SlotQuestions, chosen: int) -> Image.Image:
-    """The frames of a question in a row; below, per item, the attention to each slot in each frame."""
+    """Frames of a question in a row, the middle one of each tubelet; below, per item, the attention to each slot."""
     batch = questions.batch(np.array([chosen])).to(next(model.parameters()).device)
     weights = model.attention(batch.slots, batch.words, batch.owner, batch.descriptive).cpu().numpy()
-    parts = [_film(data, questions, chosen), *(_heat(item) for item in weights)]
+    parts = [_film(data, questions, chosen, model.config.tubelet), *(_heat(item) for item in weights)]
     gap = np.full((GAP, parts[-1].shape[1], 3), 255, np.uint8)
     return Image.fromarray(np.concatenate([piece for part in parts for piece in (part, gap)]))
 
 
-def _film(data: Dataset, questions: SlotQuestions, chosen: int) -> NDArray[np.uint8]:
-    """The frames read (COLUMN, F * COLUMN, 3); grey where there is no video, as of predicted frames."""
-    read = range(VISIBLE_FRAMES)[questions.frames_read(chosen, questions.starts // 2)]
+def _film(data: Dataset, questions: SlotQuestions, chosen: int, tubelet: int) -> NDArray[np.uint8]:
+    """Frames read (COLUMN, C * COLUMN, 3), one of each tubelet; grey where there is no video, as of predictions."""
+    span = questions.frames_read(chosen, questions.starts // 2)
+    shown = range(span.start, span.stop, span.step)[tubelet // 2 :: tubelet]
     grey = np.full((COLUMN, COLUMN, 3), 200, np.uint8)
+    if questions.removed[chosen] != NOTHING:
+        return np.tile(grey, (1, len(shown), 1))
     try:
         video = data.video(int(questions.scene[chosen]))
     except FileNotFoundError:
-        return np.tile(grey, (1, questions.frames, 1))
-    seen = [np.asarray(Image.fromarray(video[frame]).resize((COLUMN, COLUMN))) for frame in read]
-    return np.concatenate([*seen, *[grey] * (questions.frames - len(seen))], axis=1)
+        return np.tile(grey, (1, len(shown), 1))
+    return np.concatenate(
+        [np.asarray(Image.fromarray(video[f]).resize((COLUMN, COLUMN))) if f < len(video) else grey for f in shown],
+        axis=1,
+    )
 
 
 def _heat(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Weights (F, S) as one row per slot and one column per frame, from white to ``HOT`` for the largest."""
+    """Weights (C, S) as one row per slot and one column per tubelet, from white to ``HOT`` for the largest."""
     share = (weights.T / max(float(weights.max()), 1e-12))[:, :, None]
     colours: NDArray[np.uint8] = (255 + share * (HOT - 255)).round().astype(np.uint8)
     return colours.repeat(ROW, axis=0).repeat(COLUMN, axis=1)

@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, losses, predict
 from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES
 
 
 @dataclass(frozen=True)
 class VQATrainingConfig:
-    """How answers are validated while they are learned.
+    """What is read to learn answers, and how they are validated.
 
     Attributes:
         videos: validation videos whose questions are asked, evenly from all; 0 for all.
+        intervened: folder of predictions without each object (``python -m cjepa_agent.rollout remove=drop``), which
+            counterfactual questions read in place of the observed video; none by default.
     """
 
     videos: int = 200
+    intervened: Path | None = None
 
     def __post_init__(self) -> None:
         if self.videos < 0:
@@ -56,12 +60,13 @@ class VQAStage:
         seed: int,
         recipe: Mapping[str, Any],
     ) -> None:
-        self.train = SlotQuestions(data.questions("train"), slots, config.frames)
+        intervened = Intervened(vqa.intervened, data) if vqa.intervened else None
+        self.train = SlotQuestions(data.questions("train"), slots, config.frames, intervened)
         held_out = data.questions("validation")
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
         chosen = held_out.scenes[::every][: vqa.videos or None]
-        self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames)
-        self.recipe = recipe
+        self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)
+        self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
         torch.manual_seed(seed)
         self.model = ALOE(config, *slots.array.shape[2:])
 

@@ -40,8 +40,10 @@ class ALOEConfig:
         width: of its tokens.
         mlp: width of its feed-forward layers.
         head: hidden width of the two read-outs.
-        dropout: rate.
+        dropout: rate; its masks take a CPU longer than all the rest.
         frames: of a video that are read, 1 to 128.
+        tubelet: successive frames that share a token: a token is a slot over as many of them, as a linear map of all
+            (the tubelets of arXiv 2103.15691), which shows motion and makes sequences short. 1 as published.
         blind: read no slots but zeros: what the questions alone tell.
     """
 
@@ -50,18 +52,26 @@ class ALOEConfig:
     width: int = 96
     mlp: int = 256
     head: int = 128
-    dropout: float = 0.1
-    frames: int = 16
+    dropout: float = 0.0
+    frames: int = 60
+    tubelet: int = 15
     blind: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width", "mlp", "head", "frames"):
+        for name in ("layers", "heads", "width", "mlp", "head", "frames", "tubelet"):
             if getattr(self, name) < 1:
                 raise ValueError(f"aloe.{name} must be positive, got {getattr(self, name)}")
+        if self.frames % self.tubelet:
+            raise ValueError(f"aloe.frames {self.frames} is not a multiple of aloe.tubelet {self.tubelet}")
         if self.width % self.heads:
             raise ValueError(f"aloe.width {self.width} is not a multiple of {self.heads} heads")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"aloe.dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def steps(self) -> int:
+        """C, tokens in time of a slot."""
+        return self.frames // self.tubelet
 
 
 class Logits(NamedTuple):
@@ -77,7 +87,7 @@ class Logits(NamedTuple):
 
 
 class ALOE(nn.Module):
-    """A transformer over [CLS], the slots of F frames, and 32 words.
+    """A transformer over [CLS], the slots of F frames, a token per slot and tubelet, and 32 words.
 
     Args:
         config: sizes; weights start random.
@@ -91,9 +101,9 @@ class ALOE(nn.Module):
         self.words = nn.Embedding(len(QUESTION_VOCABULARY), WORD_WIDTH)
         # Two numbers more tell the part of a text, and two whether a token is text or slot.
         self.text_in = nn.Linear(WORD_WIDTH + 4, config.width)
-        self.slot_in = nn.Linear(slot_dim + 2, config.width)
+        self.slot_in = nn.Linear(config.tubelet * slot_dim + 2, config.width)
         self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + config.frames * slots + TEXT, config.width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + config.steps * slots + TEXT, config.width))
         layer = nn.TransformerEncoderLayer(
             config.width, config.heads, config.mlp, config.dropout, batch_first=True, norm_first=True
         )
@@ -113,7 +123,7 @@ class ALOE(nn.Module):
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
-        """What [CLS] attends to in the last layer, mean over heads: weights (I, F, S) of the slots.
+        """What [CLS] attends to in the last layer, mean over heads: weights (I, C, S) of each slot in each tubelet.
 
         They sum to 1 together with those of [CLS] itself and of the words.
         """
@@ -123,19 +133,20 @@ class ALOE(nn.Module):
             tokens = layer(tokens, src_key_padding_mask=padding)
         normal = last.norm1(tokens)
         _, weights = last.self_attn(normal[:, :1], normal, normal, key_padding_mask=padding)
-        frames = self.config.frames
-        seen: Tensor = weights[:, 0, 1 : 1 + frames * self.n_slots].unflatten(1, (frames, self.n_slots))
+        steps = self.config.steps
+        seen: Tensor = weights[:, 0, 1 : 1 + steps * self.n_slots].unflatten(1, (steps, self.n_slots))
         return seen
 
     def _tokens(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (I, 1 + F S + 32, width), and which of them are padding."""
+        """Tokens (I, 1 + C S + 32, width), and which of them are padding."""
         expected = (self.config.frames, self.n_slots, self.slot_dim)
         if tuple(slots.shape[1:]) != expected:
             raise ValueError(f"slots are {tuple(slots.shape[1:])}, the model reads (frames, slots, width) {expected}")
         if self.config.blind:
             slots = torch.zeros_like(slots)
+        tubelets = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         # Choices of one question share its video, whose slots are mapped once.
-        seen = self.slot_in(_marked(slots, 0, 1)).flatten(1, 2)[owner]
+        seen = self.slot_in(_marked(tubelets, 0, 1)).flatten(1, 2)[owner]
         in_question = ~descriptive[:, None] & (torch.arange(TEXT, device=words.device) < QUESTION_WORDS)
         parts = torch.stack([in_question, ~in_question], dim=-1).to(slots.dtype)
         text = self.text_in(_marked(torch.cat([self.words(words), parts], dim=-1), 1, 0))

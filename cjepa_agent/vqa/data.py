@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.files import TYPES, Json, QuestionFile
 from envs.clevrer.questions.vocabulary import encode_answer, encode_question
 
 CHOICES = ("wrong", "correct")  # what the targets 0 and 1 of a choice mean
+NOTHING = -1  # in place of the slot that a question takes away
 UNKNOWN = -1  # target of a question whose answer the file does not tell
 
 
@@ -47,12 +49,14 @@ class SlotQuestions:
     F frames of a video are read at a stride of 128 // F, from a start on that leaves room for all of them. Slots that
     go on after the observed 128 frames do so by a prediction, and predictive questions, which ask what happens then,
     read as many frames later; all other types read observed frames alone (the protocol of SlotFormer,
-    arXiv 2210.05861, and of C-JEPA).
+    arXiv 2210.05861, and of C-JEPA). With ``intervened``, counterfactual questions read the whole prediction without
+    the object that they take away, T frames at a stride of T // F.
 
     Args:
         file: questions, with or without answers.
         slots: of all the videos that are asked about.
         frames: F.
+        intervened: predictions without each object.
 
     Attributes:
         scene: (Q,) scene of each question.
@@ -61,12 +65,15 @@ class SlotQuestions:
         words: (I, 32) see ``Batch``.
         target: (I,) see ``Batch``.
         starts: number of possible starts.
+        removed: (Q,) slot that is taken away from what a question reads, or ``NOTHING``.
 
     Raises:
         ValueError: the file has flaws, unknown words or nothing in it, or a video has no slots or too few frames.
     """
 
-    def __init__(self, file: QuestionFile, slots: VideoSlots, frames: int) -> None:
+    def __init__(
+        self, file: QuestionFile, slots: VideoSlots, frames: int, intervened: Intervened | None = None
+    ) -> None:
         _require_whole(file)
         questions = [(int(scene["scene_index"]), question) for scene in file.scenes for question in scene["questions"]]
         if not questions:
@@ -80,11 +87,17 @@ class SlotQuestions:
             raise ValueError(f"{slots.folder} has {slots.frames} frames per video, expected {VISIBLE_FRAMES} or more")
         if not 1 <= frames <= VISIBLE_FRAMES:
             raise ValueError(f"frames must be 1 to {VISIBLE_FRAMES}, got {frames}")
-        self.slots, self.frames = slots, frames
+        self.slots, self.frames, self.intervened = slots, frames, intervened
         self.stride = VISIBLE_FRAMES // frames
         self.starts = VISIBLE_FRAMES - (frames - 1) * self.stride
         self.scene = np.array([scene for scene, _ in questions])
         self.type = np.array([TYPES.index(question["question_type"]) for _, question in questions])
+        if intervened and any(s.array.shape[2:] != slots.array.shape[2:] for s in intervened.slots.values()):
+            raise ValueError(f"{intervened.folder} and {slots.folder} hold slots of other numbers or widths")
+        self.removed = np.full(len(questions), NOTHING)
+        if intervened:
+            told = [intervened.removed(int(scene["scene_index"]), scene["questions"]) for scene in file.scenes]
+            self.removed[:] = [NOTHING if slot is None else slot for scene in told for slot in scene]
         encoded = [_encode(file, scene, question) for scene, question in questions]
         self.first = np.cumsum([0, *(len(words) for words, _ in encoded)])
         self.words = np.concatenate([words for words, _ in encoded])
@@ -101,9 +114,19 @@ class SlotQuestions:
 
     def frames_read(self, question: int, start: int) -> slice:
         """The frames that a question reads of its slots."""
-        if TYPES[self.type[question]] == "predictive":
+        stride = self.stride
+        if self.intervened and self.removed[question] != NOTHING:
+            stride = self.intervened.frames // self.frames
+            start %= self.intervened.frames - (self.frames - 1) * stride
+        elif TYPES[self.type[question]] == "predictive":
             start += self.slots.frames - VISIBLE_FRAMES
-        return slice(start, start + (self.frames - 1) * self.stride + 1, self.stride)
+        return slice(start, start + (self.frames - 1) * stride + 1, stride)
+
+    def read(self, question: int, start: int) -> Tensor:
+        """The slots (F, S, D) of a question."""
+        frames, removed = self.frames_read(question, start), int(self.removed[question])
+        source = self.intervened.slots[removed] if self.intervened and removed != NOTHING else self.slots
+        return source.read(int(self.scene[question]), frames)
 
     def batch(self, questions: NDArray[np.int64], starts: NDArray[np.int64] | None = None) -> Batch:
         """Some questions; ``starts`` are first frames, 0 to ``self.starts - 1``, by default the middle one for all."""
@@ -111,10 +134,7 @@ class SlotQuestions:
             starts = np.full(len(questions), self.starts // 2)
         counts = self.first[questions + 1] - self.first[questions]
         items = np.concatenate([np.arange(self.first[q], self.first[q + 1]) for q in questions])
-        slots = [
-            self.slots.read(int(self.scene[q]), self.frames_read(int(q), int(start)))
-            for q, start in zip(questions, starts, strict=True)
-        ]
+        slots = [self.read(int(q), int(start)) for q, start in zip(questions, starts, strict=True)]
         owner = np.repeat(np.arange(len(questions)), counts)
         return Batch(
             torch.stack(slots),

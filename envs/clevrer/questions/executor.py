@@ -60,6 +60,19 @@ def judge(facts: Facts, choice: Sequence[str], question: Sequence[str]) -> str:
     return "correct" if result == "yes" else "wrong"
 
 
+def removed_object(facts: Facts, question: Sequence[str]) -> int:
+    """Id of the object that the program of a counterfactual question takes away; errors as ``execute``."""
+    program = canonical(question)
+    if "get_counterfact" not in program:
+        raise ProgramError(f"takes no object away: {' '.join(question)}")
+    before = program[: program.index("get_counterfact")]
+    begin = max((place for place, token in enumerate(before) if token == "objects"), default=0)
+    value = trace(facts, before[begin:])[-1].value if before else None
+    if not isinstance(value, Object):
+        raise ProgramError(f"takes away {_kind(type(value))} instead of an object: {' '.join(question)}")
+    return value.id
+
+
 def trace(facts: Facts, program: Sequence[str]) -> list[Step]:
     """Every step of a program; errors as ``execute``."""
     stack: list[Any] = []
