@@ -24,6 +24,7 @@ from cjepa_agent.world_model import WorldModel
 from configs.command import command
 
 COPY = "copy"  # in place of a checkpoint
+WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
 Removal = Literal["drop", "empty", "mask"]
 Continue = Callable[[Tensor], Tensor]
 
@@ -82,7 +83,7 @@ def rollout(config: RolloutConfig) -> None:
     for slot in object_slots(model):
         own = {**identity, "remove": config.remove, "slot": slot}
         without = partial(_without, model, config.frames, slot, config.remove)
-        _write(config, config.out / f"without_{slot}", source, autoencoder, own, without)
+        _write(config, config.out / f"{WITHOUT}{slot}", source, autoencoder, own, without)
 
 
 def video_model(checkpoint: str, slots: Path) -> WorldModel:

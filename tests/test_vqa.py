@@ -541,6 +541,18 @@ def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, dat
     assert not (tmp_path / "out" / "vqa.json").exists()
 
 
+def test_rollouts_of_another_checkpoint_are_refused(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(slots, tmp_path / "other"))
+    meta = json.loads((other / "slots.json").read_text())
+    meta["identity"] = {"slots": meta["identity"], "observed": 128, "checkpoint": "abc"}
+    (other / "slots.json").write_text(json.dumps(meta))
+    config = settings(trained, data, other, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"other was made by .*'predictor': 'abc'.* learned from .*'predictor': None"):
+        task.run(config)
+    assert not (tmp_path / "out").exists()
+    assert "all" in task.run(replace(config, foreign_slots=True))
+
+
 def test_slots_of_another_encoder_are_refused(trained: Path, data: Path, tmp_path: Path) -> None:
     VideoSlots.write(tmp_path, {}, [10000, 10001], (128, 3, 8), iter(torch.zeros(2, 128, 3, 8)))
     with pytest.raises(ValueError, match=r"\(3, 8\), but .* was trained on \(3, 16\)"):

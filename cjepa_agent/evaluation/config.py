@@ -60,6 +60,8 @@ class EvaluateConfig:
             empty means the cache's.
         slots: folder of the videos' slots for ``task=vqa`` and ``intervention``, of those that
             ``python -m cjepa_agent.rollout`` wrote for ``task=rollout``; empty means the cache's.
+        foreign_slots: whether ``task=vqa`` may read slots that another encoder or predictor made than those which the
+            model learned from.
         intervened: folder of predictions without each object, which counterfactual questions of ``task=vqa`` read in
             place of the observed video; empty for none.
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
@@ -89,6 +91,7 @@ class EvaluateConfig:
     manifests: str = ""
     data: str = ""
     slots: str = ""
+    foreign_slots: bool = False
     intervened: str = ""
     removal: Removal = "drop"
     submission: str = ""

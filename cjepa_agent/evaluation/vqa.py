@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,14 @@ class Answerer:
                 f"{self.slots.folder} holds slots (S, D) {found}, but {self.folder} was trained on {expected}; "
                 "give the slots of the same encoder"
             )
+        learned, given = (
+            makers(i) for i in (read_json(self.folder / CONFIG)["training"].get("slots", {}), self.slots.identity)
+        )
+        if learned != given and not config.foreign_slots:
+            raise ValueError(
+                f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; give "
+                "slots of the same encoder and predictor, or foreign_slots=true to see how well answers carry over"
+            )
         intervened = Intervened(Path(config.intervened), data) if config.intervened else None
         self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
 
@@ -120,6 +128,11 @@ class Answerer:
             "evaluated_slots": self.slots.identity,
             "evaluated_intervened": self.questions.intervened.identity if self.questions.intervened else None,
         }
+
+
+def makers(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Digests of encoder and predictor in the identity of slots, None where there is none."""
+    return {"encoder": identity.get("slots", identity).get("encoder"), "predictor": identity.get("checkpoint")}
 
 
 def _words(answers: NDArray[np.int64], descriptive: NDArray[np.bool_]) -> Iterator[str]:

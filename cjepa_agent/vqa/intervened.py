@@ -8,13 +8,12 @@ from typing import Any
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.rollout import WITHOUT
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.executor import removed_object
 from envs.clevrer.questions.facts import Facts
 from envs.clevrer.questions.files import Json
-
-WITHOUT = "without_"
 
 
 class Intervened:
