@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
 from cjepa_agent.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from configs.command import command
+from envs.files import atomic
 
 RESAMPLES = 10_000
 PAGE = """# Does masking objects make a predictor causal?
@@ -40,6 +42,11 @@ without ALOE, per question with Wilson 95 % intervals.
 {table}
 
 For comparison, in the same scenes: {references}
+
+![Error of positions over the frames of the video]({figure})
+
+Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dotted,
+with nothing removed; grey, the true factual course as answer to the removal.
 
 {contrast}
 """
@@ -145,7 +152,7 @@ def run(config: CausalityBenchmark) -> None:
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
     entries = report.fill(config.masks, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
-    contrast = contrasts(entries, config.seed)
+    contrast, figure = contrasts(entries, config.seed), config.page.with_suffix(".png")
     text = PAGE.format(
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
@@ -153,8 +160,10 @@ def run(config: CausalityBenchmark) -> None:
         removal=config.removal,
         table=markdown_table(header, cells),
         references=references(entries[0]),
+        figure=figure.name,
         contrast=contrast,
     )
+    draw(entries, figure)
     write_page(config.page, text)
     print(f"{plain_table(header, cells)}\n\n{contrast}\n\nwritten to {report.path} and {config.page}")
 
@@ -242,6 +251,33 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     header = ["hidden", "questions", "training seeds", "points against nothing hidden"]
     note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
     return f"{markdown_table(header, lines)}\n\n{note}"
+
+
+def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Errors over the frames of the video, a colour per mask."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    by_mask: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_mask.setdefault(entry["mask"], []).append(entry["position_error_by_frame"])
+
+    def course(own: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+        rows = np.array([errors[name] for errors in own], float)  # frames without an object are NaN
+        return np.ma.masked_invalid(rows).mean(axis=0).filled(np.nan)  # type: ignore[no-any-return]
+
+    for number, (mask, own) in enumerate(by_mask.items()):
+        colour, label = f"C{number}", "nothing hidden" if mask == "0" else f"{mask} hidden"
+        axes.plot(course(own, "influenced, predicted"), color=colour, label=label)
+        axes.plot(course(own, "factual, predicted"), ":", color=colour)
+    axes.plot(course([entries[0]["position_error_by_frame"]], "influenced, unchanged"), color="0.6", label="unchanged")
+    axes.set_xlabel("frame")
+    axes.set_ylabel("error [radii]")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

@@ -16,6 +16,8 @@ from cjepa_agent.provenance import provenance
 from cjepa_agent.train import TrainConfig
 from envs.files import atomic
 
+OTHER_STAGES = ("encoder", "slot_training", "aloe", "vqa")  # settings that no predictor depends on
+
 
 class Report:
     """Measurements by name, all of one configuration; the file is written after each.
@@ -79,8 +81,9 @@ def require_trainings(field: str, names: Sequence[str], seeds: Sequence[int]) ->
 
 
 def in_own_folder(settings: TrainConfig, name: str) -> TrainConfig:
-    """A training whose folder, within ``settings.out``, has a name that only these settings have."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), default=str).encode()).hexdigest()[:12]
+    """A training of a predictor whose folder, within ``settings.out``, has a name that only these settings have."""
+    values = {key: value for key, value in asdict(settings).items() if key not in OTHER_STAGES}
+    digest = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:12]
     return replace(settings, out=settings.out / f"{name}-{digest}")
 
 

@@ -215,6 +215,12 @@ class TestMeasure:
             if count:
                 assert report["questions"][kind]["predicted"] == report["questions"][kind]["true positions"]
         assert report["influence"]["shift"]["AUROC"] > 0.99
+        courses = report["position_error_by_frame"]
+        assert all(len(course) == 128 for course in courses.values())
+        for group in ("factual", "influenced", "not influenced"):
+            assert max(error for error in courses[f"{group}, predicted"] if error is not None) < 0.03
+        later = [error for error in courses["influenced, unchanged"] if error is not None]
+        assert later[-1] > 1 > later[0]
         assert report["position_error_radii"]["not influenced"]["predicted"]["high"] < 0.02
 
     def test_the_command(self, data: Path, slots: Path, tmp_path: Path) -> None:
@@ -267,6 +273,7 @@ class TestStudy:
         entries = json.loads(before)["predictors"]
         assert set(entries) == {"0, seed 0", "2-token, seed 0"}
         page = (tmp_path / "causality.md").read_text()
+        assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
         assert "| 2-token | counterfactual | 1 |" in page and "| 0 | 0 |" in page
         causality.run(config)
         assert (tmp_path / "benchmark_causality.json").read_text() == before

@@ -68,6 +68,8 @@ class Findings:
         factual: mean error of each object of each scene [radii], with its scene.
         pairs: of each of ``SOURCES``, after removals.
         factual_pairs: the same without removals.
+        courses: of ``factual``, ``influenced`` and ``not influenced`` objects and of each source of positions
+            (``predicted``, ``unchanged``) the sum of errors [radii] in each frame, and their number, (2, 128).
         answers: for each kind of question and source whether each was answered rightly.
         attention: per scene (layers, heads, 6, 6), the query second to last.
         looked_at: scene of each of these.
@@ -77,6 +79,9 @@ class Findings:
     factual: list[tuple[int, float]] = field(default_factory=list)
     pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
     factual_pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
+    courses: defaultdict[tuple[str, str], NDArray[np.float64]] = field(
+        default_factory=lambda: defaultdict(lambda: np.zeros((2, VISIBLE_FRAMES)))
+    )
     answers: dict[str, dict[str, list[bool]]] = field(
         default_factory=lambda: {kind: {name: [] for name in SOURCES} for kind in ("predictive", "counterfactual")}
     )
@@ -126,7 +131,7 @@ def measure(
             reading, foretold = _again(model, slots[rows], id, how)
             for place, row in enumerate(rows):
                 truth, own = truths[row], _row(reading, place)
-                found.removed.append(_removal(truth, id, own, _row(factual, row), foretold[place]))
+                found.removed.append(_removal(found, truth, id, own, _row(factual, row), foretold[place]))
                 for name, pairs in _pairs(truth, id, own, readouts).items():
                     without[row][name][id] = pairs
                     found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
@@ -190,6 +195,7 @@ def _factual(
 ) -> None:
     counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & (truth.states[:VISIBLE_FRAMES, :, 0] > 0)
     error = _distance(reading, truth.states[:VISIBLE_FRAMES])
+    _add(found, "factual", "predicted", error, counted)
     found.factual += [(truth.scene, float(error[own, id].mean())) for id, own in enumerate(counted.T) if own.any()]
     readings = {
         "predicted": readouts.predicted(pair_features(reading)),
@@ -200,8 +206,12 @@ def _factual(
         found.factual_pairs[name] = found.factual_pairs[name].plus(score)
 
 
+def _add(found: Findings, group: str, source: str, error: NDArray[np.float64], counted: NDArray[np.bool_]) -> None:
+    found.courses[group, source] += np.where(counted, error, 0).sum(axis=1), counted.sum(axis=1)
+
+
 def _removal(
-    truth: _Truth, id: int, reading: SceneReading, factual: SceneReading, predicted: NDArray[np.bool_]
+    found: Findings, truth: _Truth, id: int, reading: SceneReading, factual: SceneReading, predicted: NDArray[np.bool_]
 ) -> Removed:
     states = scene_states(truth.without[id], FRAMES)[:VISIBLE_FRAMES]
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
@@ -209,11 +219,12 @@ def _removal(
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
     influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCE
     influenced[id] = False
+    errors = {"predicted": _distance(reading, states), "unchanged": moved / RADIUS}
+    for source, each in errors.items():
+        _add(found, "influenced", source, each, counted & influenced)
+        _add(found, "not influenced", source, each, counted & ~influenced)
     with np.errstate(invalid="ignore"):
-        error, unchanged = (
-            np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0)
-            for x in (_distance(reading, states), moved / RADIUS)
-        )
+        error, unchanged = (np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0) for x in errors.values())
     apart = np.linalg.norm((reading.position - factual.position).numpy()[:VISIBLE_FRAMES], axis=-1) / RADIUS
     shift = np.where(counted, apart, 0).max(axis=0)
     return Removed(truth.scene, id, influenced, np.asarray(counted.any(axis=0)), error, unchanged, shift)

@@ -86,6 +86,10 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
         }
     return {
         "position_error_radii": errors,
+        "position_error_by_frame": {
+            f"{group}, {source}": [float(e / n) if n else None for e, n in course.T]
+            for (group, source), course in found.courses.items()
+        },
         "collision_pairs": {
             "after_removal": {name: _scores(score) for name, score in found.pairs.items()},
             "factual": {name: _scores(score) for name, score in found.factual_pairs.items()},

@@ -109,8 +109,8 @@ class Answerer:
         )
         if learned != given and not config.foreign_slots:
             raise ValueError(
-                f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; give "
-                "slots of the same encoder and predictor, or foreign_slots=true to see how well answers carry over"
+                f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; "
+                "give slots of the same encoder and predictor, or foreign_slots=true to see how well answers carry over"
             )
         intervened = Intervened(Path(config.intervened), data) if config.intervened else None
         self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
