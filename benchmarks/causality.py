@@ -20,14 +20,23 @@ from cjepa_agent.evaluation.results import interval_text, plain_table
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.rollout import Removal
+from cjepa_agent.rollout import Removal, RolloutConfig, rollout
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from cjepa_agent.training.vqa_stage import VQATrainingConfig
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, predict
+from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.intervened import Intervened
 from configs.command import command
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import FRAMES
+from envs.clevrer.questions.files import TYPES
 from envs.files import atomic
 
 RESAMPLES = 10_000
+CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
 PAGE = """# Does masking objects make a predictor causal?
 
 Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
@@ -37,7 +46,8 @@ and the same optimiser, schedule and seeds; only what is hidden of the history d
 each scene is predicted from its beginning, as it is and once without each object (`removal={removal}`), and compared
 with the physics run again. What each column means is told in `cjepa_agent.evaluation.intervention`. Errors are in
 object radii, means over objects with 95 % intervals over scenes; questions are answered from predicted collisions,
-without ALOE, per question with Wilson 95 % intervals.
+without ALOE, per question with Wilson 95 % intervals. Where ALOE was trained, too (`aloe_seeds`), it read
+counterfactual questions from the video predicted without the object, in training and here.
 
 {table}
 
@@ -79,6 +89,11 @@ class CausalityBenchmark:
         predictor: architecture.
         dynamics: what predictors are trained on.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
+        aloe_seeds: with each of them ALOE learns to answer from each predictor's videos: predictive questions from the
+            continued video, counterfactual ones from the video predicted without the object; none by default.
+        aloe: its architecture.
+        aloe_init: folder of a trained ALOE that all of these start from; none by default.
+        aloe_trainer: its optimisation; its seed is replaced by ``aloe_seeds``.
         removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
         split: part of the data set that is scored.
@@ -90,7 +105,12 @@ class CausalityBenchmark:
         ValueError: a setting is out of range.
     """
 
-    PRESETS: ClassVar[dict[str, str]] = {"predictor": "clevrer", "dynamics": "clevrer", "trainer": "clevrer"}
+    PRESETS: ClassVar[dict[str, str]] = {
+        "predictor": "clevrer",
+        "dynamics": "clevrer",
+        "trainer": "clevrer",
+        "aloe_trainer": "vqa",
+    }
 
     masks: tuple[str, ...] = ("0", "1", "2", "3", "4", "2-token", "2-tube", "2-fixed")
     training_seeds: tuple[int, ...] = (0, 1, 2)
@@ -100,6 +120,10 @@ class CausalityBenchmark:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    aloe_seeds: tuple[int, ...] = ()
+    aloe: ALOEConfig = field(default_factory=ALOEConfig)
+    aloe_init: str | None = None
+    aloe_trainer: TrainerConfig = field(default_factory=TrainerConfig)
     removal: Removal = "drop"
     episodes: int | None = None
     split: str = "validation"
@@ -138,6 +162,19 @@ class CausalityBenchmark:
             trainer=replace(self.trainer, seed=seed),
         )
         return in_own_folder(settings, f"mask-{mask}-{seed}")
+
+    def answering(self, predictor: Path, seed: int) -> TrainConfig:
+        """How ALOE is trained on the videos of the predictor that was trained in a folder."""
+        return TrainConfig(
+            stage="vqa",
+            data=self.data,
+            slots=predictor / CONTINUED,
+            out=predictor / f"aloe-{seed}",
+            init=self.aloe_init,
+            aloe=self.aloe,
+            vqa=VQATrainingConfig(intervened=predictor / INTERVENED),
+            trainer=replace(self.aloe_trainer, seed=seed),
+        )
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
@@ -182,7 +219,23 @@ def measure(config: CausalityBenchmark, mask: str, seed: int) -> dict[str, Any]:
         "samples": config.trainer.steps * config.trainer.batch,
         "training_seconds": training.seconds,
         **evaluate_interventions(config.evaluation(weights)),
+        "aloe": [answered(config, settings.out, seed) for seed in config.aloe_seeds],
     }
+
+
+def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str, list[int]]:
+    """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
+    rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
+    rollout(rolled)
+    removal = config.removal
+    rollout(replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal))
+    settings = config.answering(predictor, seed)
+    make_run(settings).fit()
+    data, slots = Dataset(config.data), VideoSlots(settings.slots)
+    intervened = Intervened(predictor / INTERVENED, data)
+    asked = SlotQuestions(data.questions(config.split), slots, config.aloe.frames, intervened)
+    right = asked.right(predict(ALOE.load(settings.out / "checkpoint"), asked))
+    return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -203,9 +256,22 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
         "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
         **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
+        **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
         "AUROC of shift": f"{influence['shift']['AUROC']:.3f}",
         "of attention": f"{influence['attention, mean']['AUROC']:.3f}",
     }
+
+
+def _by_aloe(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Share of right answers by type, mean over ALOE's seeds."""
+    return {kind: float(np.mean([right[kind] for right in entry["aloe"]])) for kind in TYPES if entry["aloe"]}
+
+
+def _right(entry: Mapping[str, Any], reader: str, kind: str) -> NDArray[np.float64]:
+    """Of each question of a kind whether it is answered right, by ALOE as a mean over its seeds."""
+    if reader == "ALOE":
+        return np.mean([right[kind] for right in entry["aloe"]], axis=0)  # type: ignore[no-any-return]
+    return np.array(entry["answers"][kind]["predicted"], float)
 
 
 def references(entry: Mapping[str, Any]) -> str:
@@ -236,19 +302,20 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     lines = []
     for mask, own in by_mask.items():
         seeds = sorted(own.keys() & plain.keys())
-        for kind in ("counterfactual", "predictive"):
-            right = [
-                np.array(own[s]["answers"][kind]["predicted"], float) - plain[s]["answers"][kind]["predicted"]
-                for s in seeds
-            ]
+        by_aloe = seeds and all(entry.get("aloe") for s in seeds for entry in (own[s], plain[s]))
+        readers = [("collisions", kind) for kind in ("counterfactual", "predictive")]
+        readers += [("ALOE", kind) for kind in TYPES] if by_aloe else []
+        for reader, kind in readers:
+            right = [_right(own[s], reader, kind) - _right(plain[s], reader, kind) for s in seeds]
             if seeds and right[0].size:
                 difference = 100 * np.mean(right, axis=0)
                 drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
                 low, high = np.quantile(drawn, (0.025, 0.975))
-                lines.append([mask, kind, str(len(seeds)), f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"])
+                shown = f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+                lines.append([mask, kind, reader, str(len(seeds)), shown])
     if not lines:
         return ""
-    header = ["hidden", "questions", "training seeds", "points against nothing hidden"]
+    header = ["hidden", "questions", "read by", "training seeds", "points against nothing hidden"]
     note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
     return f"{markdown_table(header, lines)}\n\n{note}"
 

@@ -38,7 +38,8 @@ class TrainConfig:
         data: episode file, HDF5, or folder of a CLEVRER data set; a predictor of slots of videos does not need it.
         slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
-        init: checkpoint whose predictor a new run starts from: a folder, Hub id or bundled name; none by default.
+        init: what a new run starts from, none by default: a checkpoint with a predictor (folder, Hub id or bundled
+            name), or for ``stage=vqa`` a folder ``checkpoint`` of that stage.
         encoder: architecture of the encoder.
         predictor: architecture of the predictor.
         mask: which history cells are hidden while C-JEPA's predictor trains; nothing is from the others.
@@ -107,7 +108,8 @@ def _predictor_stage(config: TrainConfig) -> PredictorStage:
 def _vqa_stage(config: TrainConfig) -> VQAStage:
     slots = VideoSlots(config.slots)
     recipe = {"command": asdict(config), "slots": slots.identity}
-    return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe)
+    init = Path(config.init) if config.init else None
+    return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe, init)
 
 
 main = command("train", TrainConfig, train)

@@ -29,6 +29,7 @@ from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
@@ -265,6 +266,9 @@ class TestStudy:
             predictor=replace(preset(PredictorConfig, "predictor", "clevrer"), depth=1, width=32, heads=2, mlp=32),
             dynamics=replace(preset(DynamicsTrainingConfig, "dynamics", "clevrer"), windows=8, rollout_batch=4),
             trainer=TINY,
+            aloe_seeds=(0, 1),
+            aloe=ALOEConfig(layers=1, heads=2, width=16, mlp=16, head=16),
+            aloe_trainer=replace(TINY, optimizer="adamw", ema=0.0),
             out=tmp_path,
             page=tmp_path / "causality.md",
         )
@@ -274,7 +278,13 @@ class TestStudy:
         assert set(entries) == {"0, seed 0", "2-token, seed 0"}
         page = (tmp_path / "causality.md").read_text()
         assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
-        assert "| 2-token | counterfactual | 1 |" in page and "| 0 | 0 |" in page
+        assert "| 2-token | counterfactual | collisions | 1 |" in page and "| 0 | 0 |" in page
+        assert "| 2-token | descriptive | ALOE | 1 |" in page
+        asked = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
+        for entry in entries.values():
+            assert len(entry["aloe"]) == 2
+            for kind, right in entry["aloe"][0].items():
+                assert len(right) == sum(q["question_type"] == kind for q in asked)
         causality.run(config)
         assert (tmp_path / "benchmark_causality.json").read_text() == before
         with pytest.raises(ValueError, match="give another out"):
@@ -286,7 +296,7 @@ class TestStudy:
             return {"mask": mask, "training_seed": 0, "answers": answers}
 
         text = causality.contrasts([entry("0", [0, 0, 1, 1]), entry("3", [1, 1, 1, 1])], 0)
-        assert "| 3 | counterfactual | 1 | +50.0 (+0.0 to +100.0) |" in text
+        assert "| 3 | counterfactual | collisions | 1 | +50.0 (+0.0 to +100.0) |" in text
         assert causality.contrasts([entry("3", [1])], 0) == ""
 
     @pytest.mark.parametrize("bad", ["object", "2-block", "0-token", "-1"])

@@ -541,6 +541,20 @@ def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, dat
     assert not (tmp_path / "out" / "vqa.json").exists()
 
 
+def test_training_goes_on_from_trained_weights(trained: Path, data: Path, slots: Path) -> None:
+    before = ALOE.load(trained)
+
+    def start(config: ALOEConfig) -> VQAStage:
+        return VQAStage(Dataset(data), VideoSlots(slots), config, VQATrainingConfig(), 1, {}, trained)
+
+    started = start(before.config)
+    for name, weight in started.model.state_dict().items():
+        assert torch.equal(weight, before.state_dict()[name])
+    assert started.recipe["init"]["command"]["stage"] == "vqa"
+    with pytest.raises(ValueError, match="init is .*set the same aloe="):
+        start(replace(before.config, layers=3))
+
+
 def test_rollouts_of_another_checkpoint_are_refused(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(slots, tmp_path / "other"))
     meta = json.loads((other / "slots.json").read_text())

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cjepa_agent.files import read_json
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, losses, predict
+from cjepa_agent.vqa.aloe import ALOE, CONFIG, ALOEConfig, losses, predict
 from cjepa_agent.vqa.data import SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.dataset import Dataset
@@ -46,9 +47,11 @@ class VQAStage:
         vqa: how to validate.
         seed: of the initial weights, and of dropout.
         recipe: kept with the weights as the record of the training.
+        init: folder of a trained ALOE of the same architecture to train on, None for random weights.
 
     Raises:
-        ValueError: questions and slots do not fit.
+        FileNotFoundError: nothing to start from there.
+        ValueError: questions, slots and what to start from do not fit.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class VQAStage:
         vqa: VQATrainingConfig,
         seed: int,
         recipe: Mapping[str, Any],
+        init: Path | None = None,
     ) -> None:
         intervened = Intervened(vqa.intervened, data) if vqa.intervened else None
         self.train = SlotQuestions(data.questions("train"), slots, config.frames, intervened)
@@ -69,6 +73,13 @@ class VQAStage:
         self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
         torch.manual_seed(seed)
         self.model = ALOE(config, *slots.array.shape[2:])
+        if init:
+            before = ALOE.load(init)
+            found, expected = ((m.config, m.n_slots, m.slot_dim) for m in (before, self.model))
+            if found != expected:
+                raise ValueError(f"init is {found}, asked for is {expected}; set the same aloe=, or other slots")
+            self.model.load_state_dict(before.state_dict())
+            self.recipe["init"] = read_json(init / CONFIG)["training"]
 
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
