@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
+from benchmarks.systems import system
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.intervention import evaluate_interventions
 from cjepa_agent.evaluation.results import interval_text, plain_table
-from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import Removal, RolloutConfig, rollout
@@ -36,18 +35,20 @@ from envs.clevrer.questions.files import TYPES
 from envs.files import atomic
 
 RESAMPLES = 10_000
+UNMASKED = "oc-jepa"  # what all others are compared with
 CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
 PAGE = """# Does masking objects make a predictor causal?
 
 Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
 
 Each predictor was trained on slots of the true state (`encoder=state`) of the training videos with {samples:,} windows
-and the same optimiser, schedule and seeds; only what is hidden of the history differs. Scored is the {split} split:
-each scene is predicted from its beginning, as it is and once without each object (`removal={removal}`), and compared
-with the physics run again. What each column means is told in `cjepa_agent.evaluation.intervention`. Errors are in
-object radii, means over objects with 95 % intervals over scenes; questions are answered from predicted collisions,
-without ALOE, per question with Wilson 95 % intervals. Where ALOE was trained, too (`aloe_seeds`), it read
-counterfactual questions from the video predicted without the object, in training and here.
+and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
+in nothing but n hidden objects. Scored is the {split} split: each scene is predicted from its beginning, as it is and
+once without each object (`removal={removal}`), and compared with the physics run again. What each column means is told
+in `cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over
+scenes; questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where
+ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in
+training and here.
 
 {table}
 
@@ -62,31 +63,20 @@ with nothing removed; grey, the true factual course as answer to the removal.
 """
 
 
-def mask_of(name: str) -> MaskConfig:
-    """The mask of a name: ``0`` (nothing hidden), ``2`` (objects), ``2-token``, ``2-tube``, ``2-fixed``.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    match = re.fullmatch(r"(\d+)(?:-(token|tube|fixed))?", name)
-    if not match or (match[2] and match[1] == "0"):
-        raise ValueError(f"masks has {name!r}; expected <objects hidden>, or with -token, -tube or -fixed")
-    return MaskConfig(int(match[1]), match[2] or "object")  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class CausalityBenchmark:
-    """Trains predictors of CLEVRER videos with different masks and asks each what would happen without an object.
+    """Trains predictors of CLEVRER videos and asks each what would happen without an object.
 
     A killed run resumes.
 
     Attributes:
-        masks: ``0``, ``1`` ... objects hidden, also ``2-token``, ``2-tube`` and ``2-fixed`` at the same rate.
+        systems: ``oc-jepa`` (nothing hidden), ``c-jepa-1`` (1 object hidden), ``c-jepa-2-token``, ``-tube`` and
+            ``-fixed`` (other kinds of mask at the same rate), ``slotformer``, ``ocvp``, ``oc-dino-wm``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
         slots: folder of its slots, ``python -m cjepa_agent.extract encoder=state``.
         runs: folder for training runs; each has a folder of its own there.
-        predictor: architecture.
+        predictor: C-JEPA's architecture, whose sizes the others have.
         dynamics: what predictors are trained on.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
         aloe_seeds: with each of them ALOE learns to answer from each predictor's videos: predictive questions from the
@@ -94,7 +84,8 @@ class CausalityBenchmark:
         aloe: its architecture.
         aloe_init: folder of a trained ALOE that all of these start from; none by default.
         aloe_trainer: its optimisation; its seed is replaced by ``aloe_seeds``.
-        removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``.
+        removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``; ``empty`` for a system that tells
+            slots apart, whatever this says.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
         split: part of the data set that is scored.
         seed: of the read-out and of resampling.
@@ -112,7 +103,10 @@ class CausalityBenchmark:
         "aloe_trainer": "vqa",
     }
 
-    masks: tuple[str, ...] = ("0", "1", "2", "3", "4", "2-token", "2-tube", "2-fixed")
+    systems: tuple[str, ...] = (
+        *(UNMASKED, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
+        *("c-jepa-2-token", "c-jepa-2-tube", "c-jepa-2-fixed", "slotformer", "ocvp", "oc-dino-wm"),
+    )
     training_seeds: tuple[int, ...] = (0, 1, 2)
     data: Path = field(default_factory=lambda: cache_folder() / "clevrer")
     slots: Path = field(default_factory=lambda: cache_folder() / "clevrer_slots")
@@ -132,12 +126,13 @@ class CausalityBenchmark:
     page: Path = Path("docs/causality.md")
 
     def __post_init__(self) -> None:
-        for name in self.masks:
-            mask_of(name)
-        require_trainings("masks", self.masks, self.training_seeds)
-        self.evaluation(self.runs)
+        for name in self.systems:
+            if system(name, self.predictor).patches:
+                raise ValueError(f"systems has {name!r}, which predicts patches; this study needs objects")
+        require_trainings("systems", self.systems, self.training_seeds)
+        self.evaluation(self.runs, self.removal)
 
-    def evaluation(self, weights: Path) -> EvaluateConfig:
+    def evaluation(self, weights: Path, removal: Removal) -> EvaluateConfig:
         """How a checkpoint is scored."""
         return EvaluateConfig(
             "intervention",
@@ -146,22 +141,23 @@ class CausalityBenchmark:
             slots=str(self.slots),
             split=self.split,
             episodes=self.episodes,
-            removal=self.removal,
+            removal=removal,
             seed=self.seed,
         )
 
-    def training(self, mask: str, seed: int) -> TrainConfig:
+    def training(self, name: str, seed: int) -> TrainConfig:
         """How a predictor is trained; its folder has a name that only these settings have."""
+        chosen = system(name, self.predictor)
         settings = TrainConfig(
             data=self.data,
             slots=self.slots,
             out=self.runs,
-            predictor=self.predictor,
-            mask=mask_of(mask),
+            predictor=chosen.predictor,
+            mask=chosen.mask,
             dynamics=self.dynamics,
             trainer=replace(self.trainer, seed=seed),
         )
-        return in_own_folder(settings, f"mask-{mask}-{seed}")
+        return in_own_folder(settings, f"{name}-{seed}")
 
     def answering(self, predictor: Path, seed: int) -> TrainConfig:
         """How ALOE is trained on the videos of the predictor that was trained in a folder."""
@@ -179,7 +175,7 @@ class CausalityBenchmark:
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
         values = asdict(self)
-        for name in ("masks", "training_seeds", "runs", "out", "page"):
+        for name in ("systems", "training_seeds", "runs", "out", "page"):
             del values[name]
         return values
 
@@ -187,7 +183,7 @@ class CausalityBenchmark:
 def run(config: CausalityBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
-    entries = report.fill(config.masks, config.training_seeds, partial(measure, config))
+    entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
     contrast, figure = contrasts(entries, config.seed), config.page.with_suffix(".png")
     text = PAGE.format(
@@ -205,29 +201,30 @@ def run(config: CausalityBenchmark) -> None:
     print(f"{plain_table(header, cells)}\n\n{contrast}\n\nwritten to {report.path} and {config.page}")
 
 
-def measure(config: CausalityBenchmark, mask: str, seed: int) -> dict[str, Any]:
+def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     """Train a predictor, as far as that has not been done, and intervene in its predictions."""
-    settings = config.training(mask, seed)
+    settings = config.training(name, seed)
     training = make_run(settings)
     training.fit()
     weights = settings.out / "checkpoint"
     predictor = Checkpoint.from_pretrained(weights).model.predictor
+    removal = config.removal if predictor.orderless else "empty"
     return {
-        "mask": mask,
+        "system": name,
         "training_seed": seed,
         "parameters": sum(p.numel() for p in predictor.parameters()),
         "samples": config.trainer.steps * config.trainer.batch,
         "training_seconds": training.seconds,
-        **evaluate_interventions(config.evaluation(weights)),
-        "aloe": [answered(config, settings.out, seed) for seed in config.aloe_seeds],
+        "removal": removal,
+        **evaluate_interventions(config.evaluation(weights, removal)),
+        "aloe": [answered(config, settings.out, removal, seed) for seed in config.aloe_seeds],
     }
 
 
-def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str, list[int]]:
+def answered(config: CausalityBenchmark, predictor: Path, removal: Removal, seed: int) -> dict[str, list[int]]:
     """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
     rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
     rollout(rolled)
-    removal = config.removal
     rollout(replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal))
     settings = config.answering(predictor, seed)
     make_run(settings).fit()
@@ -248,7 +245,7 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
     errors, pairs = entry["position_error_radii"], entry["collision_pairs"]
     questions, influence = entry["questions"], entry["influence"]
     return {
-        "hidden": entry["mask"],
+        "system": entry["system"],
         "training seed": str(entry["training_seed"]),
         "error, nothing removed": interval_text(errors["factual"]["predicted"], 2),
         "error of influenced": interval_text(errors["influenced"]["predicted"], 2),
@@ -258,7 +255,7 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
         **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
         "AUROC of shift": f"{influence['shift']['AUROC']:.3f}",
-        "of attention": f"{influence['attention, mean']['AUROC']:.3f}",
+        "of attention": f"{influence['attention, mean']['AUROC']:.3f}" if "attention, mean" in influence else "",
     }
 
 
@@ -294,13 +291,13 @@ def references(entry: Mapping[str, Any]) -> str:
 
 
 def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
-    """Each masked predictor against the unmasked one of the same training seeds, paired per question."""
-    by_mask: dict[str, dict[int, Mapping[str, Any]]] = {}
+    """Each system against C-JEPA without a mask of the same training seeds, paired per question."""
+    by_name: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in entries:
-        by_mask.setdefault(entry["mask"], {})[entry["training_seed"]] = entry
-    plain, rng = by_mask.pop("0", {}), np.random.default_rng(seed)
+        by_name.setdefault(entry["system"], {})[entry["training_seed"]] = entry
+    plain, rng = by_name.pop(UNMASKED, {}), np.random.default_rng(seed)
     lines = []
-    for mask, own in by_mask.items():
+    for name, own in by_name.items():
         seeds = sorted(own.keys() & plain.keys())
         by_aloe = seeds and all(entry.get("aloe") for s in seeds for entry in (own[s], plain[s]))
         readers = [("collisions", kind) for kind in ("counterfactual", "predictive")]
@@ -312,31 +309,31 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
                 drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
                 low, high = np.quantile(drawn, (0.025, 0.975))
                 shown = f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"
-                lines.append([mask, kind, reader, str(len(seeds)), shown])
+                lines.append([name, kind, reader, str(len(seeds)), shown])
     if not lines:
         return ""
-    header = ["hidden", "questions", "read by", "training seeds", "points against nothing hidden"]
+    header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]
     note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
     return f"{markdown_table(header, lines)}\n\n{note}"
 
 
 def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Errors over the frames of the video, a colour per mask."""
+    """Errors over the frames of the video, a colour per system."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    by_mask: dict[str, list[Mapping[str, Any]]] = {}
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
-        by_mask.setdefault(entry["mask"], []).append(entry["position_error_by_frame"])
+        by_name.setdefault(entry["system"], []).append(entry["position_error_by_frame"])
 
     def course(own: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
         rows = np.array([errors[name] for errors in own], float)  # frames without an object are NaN
         return np.ma.masked_invalid(rows).mean(axis=0).filled(np.nan)  # type: ignore[no-any-return]
 
-    for number, (mask, own) in enumerate(by_mask.items()):
-        colour, label = f"C{number}", "nothing hidden" if mask == "0" else f"{mask} hidden"
-        axes.plot(course(own, "influenced, predicted"), color=colour, label=label)
+    for number, (name, own) in enumerate(by_name.items()):
+        colour = f"C{number}"
+        axes.plot(course(own, "influenced, predicted"), color=colour, label=name)
         axes.plot(course(own, "factual, predicted"), ":", color=colour)
     axes.plot(course([entries[0]["position_error_by_frame"]], "influenced, unchanged"), color="0.6", label="unchanged")
     axes.set_xlabel("frame")

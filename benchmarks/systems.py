@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -61,24 +61,28 @@ class System:
     patches: bool = False
 
 
-def system(name: str, sizes: TransformerConfig) -> System:
-    """The system of a name, with about the parameters that ``sizes`` gives C-JEPA.
+def system(name: str, cjepa: PredictorConfig) -> System:
+    """The system of a name: C-JEPA with a mask, or another of about its parameters.
+
+    Args:
+        name: see ``SystemsBenchmark.systems``.
+        cjepa: architecture of C-JEPA.
 
     Raises:
         ValueError: the name is unknown.
     """
-    values = asdict(sizes)
+    values = {item.name: getattr(cjepa, item.name) for item in fields(TransformerConfig)}
     known = {
-        "oc-jepa": System(PredictorConfig(**values)),
+        "oc-jepa": System(cjepa),
         "oc-dino-wm": System(OCDINOWMConfig(**values)),
         "dino-wm": System(OCDINOWMConfig(**values), patches=True),
         "slotformer": System(SlotFormerConfig(**values)),
         # Each of its layers has two blocks.
-        "ocvp": System(OCVPConfig(**{**values, "depth": (sizes.depth + 1) // 2})),
+        "ocvp": System(OCVPConfig(**{**values, "depth": (cjepa.depth + 1) // 2})),
     }
     if masked := re.fullmatch(r"c-jepa-([1-9]\d*)(?:-(token|tube|fixed)|-(concat))?", name):
         count, kind, concat = masked.groups()
-        predictor = PredictorConfig(**values, auxiliary="concat" if concat else "tokens")
+        predictor = replace(cjepa, auxiliary="concat") if concat else cjepa
         return System(predictor, MaskConfig(count=int(count), kind=cast(MaskKind, kind or "object")))
     if name not in known:
         raise ValueError(
@@ -102,7 +106,7 @@ class SystemsBenchmark:
         slots: folder of extracted slots.
         patches: folder of extracted patch tokens, for ``dino-wm``.
         runs: folder for training runs; each has a folder of its own there.
-        sizes: of all predictors' transformers; of OCVP's pairs of blocks there are half as many.
+        predictor: C-JEPA's architecture, whose sizes all have; of OCVP's pairs of blocks there are half as many.
         dynamics: what predictors are trained on.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
         planner: how all plan.
@@ -131,7 +135,7 @@ class SystemsBenchmark:
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     patches: Path = field(default_factory=lambda: cache_folder() / "pusht_patches")
     runs: Path = field(default_factory=lambda: cache_folder() / "systems")
-    sizes: TransformerConfig = field(default_factory=TransformerConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     planner: PlannerSettings = field(default_factory=PlannerSettings)
@@ -150,13 +154,13 @@ class SystemsBenchmark:
 
     def __post_init__(self) -> None:
         for name in self.systems:
-            system(name, self.sizes)
+            system(name, self.predictor)
         require_trainings("systems", self.systems, self.training_seeds)
         self.evaluation(self.systems[0], self.runs)
 
     def evaluation(self, name: str, weights: Path) -> EvaluateConfig:
         """How a checkpoint of a system is scored."""
-        patches = system(name, self.sizes).patches
+        patches = system(name, self.predictor).patches
         return EvaluateConfig(
             weights=str(weights),
             planner=self.planner,
@@ -177,7 +181,7 @@ class SystemsBenchmark:
 
     def training(self, name: str, seed: int) -> TrainConfig:
         """How a system is trained; its folder has a name that only these settings have."""
-        chosen, trainer = system(name, self.sizes), replace(self.trainer, seed=seed)
+        chosen, trainer = system(name, self.predictor), replace(self.trainer, seed=seed)
         settings = TrainConfig(
             data=self.data,
             slots=self.patches if chosen.patches else self.slots,
@@ -222,7 +226,7 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
         FileNotFoundError: there are no slots, or no patch tokens.
         ValueError: there are slots for patch tokens, or the other way round.
     """
-    folder, patches = config.training(name, 0).slots, system(name, config.sizes).patches
+    folder, patches = config.training(name, 0).slots, system(name, config.predictor).patches
     kind = "patches" if patches else "slots"
     advice = f"train stage=encoder encoder={kind}, then extract with that encoder= and out={folder}"
     if not (folder / CONFIG).is_file():

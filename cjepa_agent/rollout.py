@@ -170,7 +170,7 @@ def resimulated(
         frames: length of the result, at least T.
         removed: a slot that is taken away.
         how: see ``RolloutConfig.remove``.
-        keep: frames that each call of the predictor goes on by, in its own steps.
+        keep: frames that each call of the predictor goes on by at most, in its own steps.
 
     Returns:
         Slots (B, frames, S, D), and which of them were predicted (B, frames, S), bool.
@@ -194,7 +194,9 @@ def resimulated(
     hidden = None
     if removed is not None and how == "mask":
         hidden = F.one_hot(torch.tensor(removed), slots.shape[2]).bool().to(slots.device).expand_as(shown[:, :history])
-    predicted = model.forecast(begin, steps - history, hidden, later, shown[:, history:], keep)
+    predicted = model.forecast(
+        begin, steps - history, hidden, later, shown[:, history:], min(keep, model.predictor.future)
+    )
     whole = latent.slots.new_zeros(*latent.slots.shape[:2], *slots.shape[2:])
     whole[:, :, others] = torch.cat([begin.slots, predicted.slots], dim=1)
     made = torch.where(known.unsqueeze(-1), slots, _merged(model, whole))[:, :frames]

@@ -258,7 +258,7 @@ class TestMeasure:
 class TestStudy:
     def test_the_command_trains_scores_and_resumes(self, data: Path, slots: Path, tmp_path: Path) -> None:
         config = CausalityBenchmark(
-            masks=("0", "2-token"),
+            systems=("oc-jepa", "c-jepa-2-token", "oc-dino-wm"),
             training_seeds=(0,),
             data=data,
             slots=slots,
@@ -275,31 +275,33 @@ class TestStudy:
         causality.run(config)
         before = (tmp_path / "benchmark_causality.json").read_text()
         entries = json.loads(before)["predictors"]
-        assert set(entries) == {"0, seed 0", "2-token, seed 0"}
+        assert set(entries) == {f"{name}, seed 0" for name in config.systems}
         page = (tmp_path / "causality.md").read_text()
         assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
-        assert "| 2-token | counterfactual | collisions | 1 |" in page and "| 0 | 0 |" in page
-        assert "| 2-token | descriptive | ALOE | 1 |" in page
+        assert "| c-jepa-2-token | counterfactual | collisions | 1 |" in page and "| oc-jepa | 0 |" in page
+        assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
         asked = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
         for entry in entries.values():
             assert len(entry["aloe"]) == 2
             for kind, right in entry["aloe"][0].items():
                 assert len(right) == sum(q["question_type"] == kind for q in asked)
+        removals = {entry["system"]: entry["removal"] for entry in entries.values()}
+        assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
         causality.run(config)
         assert (tmp_path / "benchmark_causality.json").read_text() == before
         with pytest.raises(ValueError, match="give another out"):
             causality.run(replace(config, removal="empty"))
 
     def test_contrasts_are_paired_by_question(self) -> None:
-        def entry(mask: str, right: list[int]) -> dict[str, object]:
+        def entry(system: str, right: list[int]) -> dict[str, object]:
             answers = {kind: {"predicted": right} for kind in ("counterfactual", "predictive")}
-            return {"mask": mask, "training_seed": 0, "answers": answers}
+            return {"system": system, "training_seed": 0, "answers": answers}
 
-        text = causality.contrasts([entry("0", [0, 0, 1, 1]), entry("3", [1, 1, 1, 1])], 0)
-        assert "| 3 | counterfactual | collisions | 1 | +50.0 (+0.0 to +100.0) |" in text
-        assert causality.contrasts([entry("3", [1])], 0) == ""
+        text = causality.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
+        assert "| c-jepa-3 | counterfactual | collisions | 1 | +50.0 (+0.0 to +100.0) |" in text
+        assert causality.contrasts([entry("c-jepa-3", [1])], 0) == ""
 
-    @pytest.mark.parametrize("bad", ["object", "2-block", "0-token", "-1"])
-    def test_unknown_masks_are_refused(self, bad: str) -> None:
-        with pytest.raises(ValueError, match="expected <objects hidden>"):
-            CausalityBenchmark(masks=(bad,))
+    @pytest.mark.parametrize("bad", ["object", "c-jepa-2-block", "c-jepa-0-token", "dino-wm"])
+    def test_unknown_systems_are_refused(self, bad: str) -> None:
+        with pytest.raises(ValueError, match="systems has"):
+            CausalityBenchmark(systems=(bad,))

@@ -19,7 +19,6 @@ from benchmarks.systems import System, SystemsBenchmark, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, write_episodes
-from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.files import write_json
 from cjepa_agent.manifest import draw
@@ -61,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = TransformerConfig(depth=2, width=16, heads=2, mlp=16, history=3)
+SMALL = PredictorConfig(depth=2, width=16, heads=2, mlp=16, history=3)
 PATCHES = PatchConfig(slot_dim=8, image_size=16, patch=4, depth=1, heads=2, decoder_width=8)
 TRAINER = TrainerConfig(
     steps=4, batch=8, precision="32-true", accelerator="cpu", log_every=2, validate_every=2, save_every=2
@@ -74,7 +73,7 @@ def benchmark(data: Path, **changes: object) -> SystemsBenchmark:
         "data": data / "data.h5",
         "slots": data / "slots",
         "patches": data / "patches",
-        "sizes": SMALL,
+        "predictor": SMALL,
         "dynamics": DynamicsTrainingConfig(rollout_from=0.5, rollout_blocks=3, rollout_batch=4, windows=8),
         "trainer": TRAINER,
         "planner": SETTINGS,
@@ -153,15 +152,15 @@ def test_the_weights_that_are_exported_are_those_validated(data: Path, tmp_path:
 
 
 def test_systems_have_about_the_same_parameters() -> None:
-    built = [system(name, TransformerConfig()).predictor.build(4, 128, 4, 10) for name in SystemsBenchmark().systems]
-    built.append(system("dino-wm", TransformerConfig()).predictor.build(64, 64, 4, 10))
+    built = [system(name, PredictorConfig()).predictor.build(4, 128, 4, 10) for name in SystemsBenchmark().systems]
+    built.append(system("dino-wm", PredictorConfig()).predictor.build(64, 64, 4, 10))
     counts = [sum(p.numel() for p in predictor.parameters()) for predictor in built]
     assert max(counts) < 1.1 * min(counts)
 
 
 def test_ablations_differ_from_c_jepa_in_what_they_are_named_for() -> None:
     full = system("c-jepa-2", SMALL)
-    assert full == System(PredictorConfig(**asdict(SMALL)), MaskConfig(count=2, kind="object"))
+    assert full == System(SMALL, MaskConfig(count=2, kind="object"))
     for kind in ("token", "tube", "fixed"):
         assert system(f"c-jepa-2-{kind}", SMALL) == replace(full, mask=MaskConfig(count=2, kind=kind))
     concatenated = system("c-jepa-2-concat", SMALL)
