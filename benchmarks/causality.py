@@ -44,7 +44,8 @@ Written by `python -m benchmarks.causality`; settings, machine and all figures a
 Each predictor was trained on slots of the true state (`encoder=state`) of the training videos with {samples:,} windows
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
 in nothing but n hidden objects. Scored is the {split} split: each scene is predicted from its beginning, as it is and
-once without each object (`removal={removal}`), and compared with the physics run again. What each column means is told
+once without each object (`removal={removal}`), and compared with the physics run again; *downstream* is the observed
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told
 in `cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over
 scenes; questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where
 ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in
@@ -56,8 +57,8 @@ For comparison, in the same scenes: {references}
 
 ![Error of positions over the frames of the video]({figure})
 
-Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dotted,
-with nothing removed; grey, the true factual course as answer to the removal.
+Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dashed,
+downstream; dotted, with nothing removed; grey, the true factual course as answer to the removal.
 
 {contrast}
 """
@@ -249,12 +250,19 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         "training seed": str(entry["training_seed"]),
         "error, nothing removed": interval_text(errors["factual"]["predicted"], 2),
         "error of influenced": interval_text(errors["influenced"]["predicted"], 2),
-        "of others": interval_text(errors["not influenced"]["predicted"], 2),
+        "downstream": interval_text(errors["influenced"]["downstream"], 2),
         "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
         "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
+        "F1 downstream": f"{pairs['after_removal']['downstream']['F1']:.3f}",
         **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
+        **{
+            f"{kind} downstream, %": interval_text(scores["downstream"], 1)
+            for kind, scores in questions.items()
+            if scores and kind == "counterfactual"
+        },
         **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
         "AUROC of shift": f"{influence['shift']['AUROC']:.3f}",
+        "of parting": f"{influence['parting']['AUROC']:.3f}",
         "of attention": f"{influence['attention, mean']['AUROC']:.3f}" if "attention, mean" in influence else "",
     }
 
@@ -265,10 +273,10 @@ def _by_aloe(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _right(entry: Mapping[str, Any], reader: str, kind: str) -> NDArray[np.float64]:
-    """Of each question of a kind whether it is answered right, by ALOE as a mean over its seeds."""
+    """Of each question of a kind whether it is answered right; by ALOE as a mean over its seeds."""
     if reader == "ALOE":
         return np.mean([right[kind] for right in entry["aloe"]], axis=0)  # type: ignore[no-any-return]
-    return np.array(entry["answers"][kind]["predicted"], float)
+    return np.array(entry["answers"][kind][reader], float)
 
 
 def references(entry: Mapping[str, Any]) -> str:
@@ -300,7 +308,7 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     for name, own in by_name.items():
         seeds = sorted(own.keys() & plain.keys())
         by_aloe = seeds and all(entry.get("aloe") for s in seeds for entry in (own[s], plain[s]))
-        readers = [("collisions", kind) for kind in ("counterfactual", "predictive")]
+        readers = [("downstream", "counterfactual"), ("predicted", "counterfactual"), ("predicted", "predictive")]
         readers += [("ALOE", kind) for kind in TYPES] if by_aloe else []
         for reader, kind in readers:
             right = [_right(own[s], reader, kind) - _right(plain[s], reader, kind) for s in seeds]
@@ -334,6 +342,7 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     for number, (name, own) in enumerate(by_name.items()):
         colour = f"C{number}"
         axes.plot(course(own, "influenced, predicted"), color=colour, label=name)
+        axes.plot(course(own, "influenced, downstream"), "--", color=colour)
         axes.plot(course(own, "factual, predicted"), ":", color=colour)
     axes.plot(course([entries[0]["position_error_by_frame"]], "influenced, unchanged"), color="0.6", label="unchanged")
     axes.set_xlabel("frame")

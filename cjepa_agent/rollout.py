@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from configs.command import command
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
+TOLERANCE = 1e-3  # of differences between predictions of a slot
 Removal = Literal["drop", "empty", "mask"]
 Continue = Callable[[Tensor], Tensor]
 
@@ -43,6 +44,8 @@ class RolloutConfig:
         frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.
         remove: how an object is taken away: ``none`` takes none; ``drop`` leaves its slot out of the attention, and it
             stays 0; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
+        downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
+            each video from its beginning.
         batch: videos per call.
         device: ``cpu`` or ``cuda``.
     """
@@ -52,6 +55,7 @@ class RolloutConfig:
     out: Path = field(default_factory=lambda: cache_folder() / "clevrer_rollout")
     frames: int = 160
     remove: Removal | Literal["none"] = "none"
+    downstream: bool = False
     batch: int = 64
     device: str = "cpu"
 
@@ -60,6 +64,8 @@ class RolloutConfig:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.checkpoint == COPY and self.remove != "none":
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
+        if self.downstream and self.remove == "none":
+            raise ValueError("downstream=true asks what a removal changes; give remove=drop, empty or mask")
 
 
 def rollout(config: RolloutConfig) -> None:
@@ -81,8 +87,8 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
         return
     for slot in object_slots(model):
-        own = {**identity, "remove": config.remove, "slot": slot}
-        without = partial(_without, model, config.frames, slot, config.remove)
+        own = {**identity, "remove": config.remove, "downstream": config.downstream, "slot": slot}
+        without = partial(_without, config.downstream, model, config.frames, slot, config.remove)
         _write(config, config.out / f"{WITHOUT}{slot}", source, autoencoder, own, without)
 
 
@@ -188,7 +194,7 @@ def resimulated(
     known = F.pad(present.cummax(1).values.cumsum(1) <= needed, (0, 0, 0, steps * step - observed))
     others = [slot for slot in range(slots.shape[2]) if how != "drop" or slot != removed]
     latent = _interleaved(model, slots)
-    shown = known.unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1)[:, :, others]
+    shown = _by_offset(known, step, steps)[:, :, others]
     latent = latent._replace(slots=latent.slots[:, :, others])
     begin, later = (latent.select((slice(None), part)) for part in (slice(0, history), slice(history, None)))
     hidden = None
@@ -205,6 +211,103 @@ def resimulated(
     return made, ~known[:, :frames]
 
 
+class Downstream(NamedTuple):
+    """What ``downstream`` tells of B videos.
+
+    Attributes:
+        slots: (B, frames, S, D), as observed where nothing is changed by the removal.
+        predicted: (B, frames, S) bool, which of them are not observed but predicted.
+        apart: (B, S) largest difference that the removal makes to a prediction of each slot: mean square over
+            normalised numbers. What is removed has 0.
+    """
+
+    slots: Tensor
+    predicted: Tensor
+    apart: Tensor
+
+
+@torch.no_grad()
+def downstream(
+    model: WorldModel,
+    slots: Tensor,
+    frames: int,
+    removed: int,
+    how: Removal = "drop",
+    keep: int = 2,
+    tolerance: float = TOLERANCE,
+) -> Downstream:
+    """The observed video with what would go otherwise without an object predicted in its place.
+
+    Going through the video, what comes next is predicted twice: from the video as observed, and from the video so far
+    without the object. An object follows the observed video until the two predictions of it part, and its own predicted
+    course from then on. So all that the observed video tells is kept: the abduction of Pearl's counterfactuals
+    (Causality, 2009, section 7.1), which a run from the beginning (``resimulated``) does without.
+
+    Args:
+        model: predicts slots of videos.
+        slots: raw, observed, (B, T, S, D).
+        frames: length of the result, at least T.
+        removed: a slot that is taken away.
+        how: see ``RolloutConfig.remove``.
+        keep: frames that each call of the predictor goes on by at most, in its own steps.
+        tolerance: mean squared difference of normalised slots from which on two predictions have parted.
+
+    Raises:
+        ValueError: the video is shorter than the model's history.
+    """
+    step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
+    history, steps, seen = needed // step, -(-frames // step), observed // step
+    keep = min(keep, model.predictor.future)
+    present, taken = in_view(model, slots), torch.tensor([removed], device=slots.device)
+    factual = _interleaved(model, slots[:, : seen * step]).slots
+    if how in ("drop", "empty"):
+        slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
+    # An object that is not there yet cannot be foretold, with or without the other one.
+    settled = _by_offset(present.cummax(1).values.cumsum(1) > needed, step, seen).index_fill(2, taken, False)
+    others = torch.tensor([s for s in range(slots.shape[2]) if how != "drop" or s != removed], device=slots.device)
+    path = _interleaved(model, slots[:, : seen * step]).slots
+    path = F.pad(path, (0, 0, 0, 0, 0, steps - seen))
+    made = torch.zeros(path.shape[:3], dtype=torch.bool, device=slots.device)
+    made[:, seen:] = True
+    hidden = F.one_hot(taken, slots.shape[2]).bool().expand(len(path), history, -1) if how == "mask" else None
+    apart = path.new_zeros(len(path), slots.shape[2])
+    for begin in range(history, steps, keep):
+        now = slice(begin, min(begin + keep, steps))
+        count = now.stop - begin
+        window = slice(begin - history, begin)
+        without = path[:, window].index_select(2, others)
+        told = model.forecast(_still(without), count, hidden, keep=keep).slots
+        predicted = path[:, now].index_copy(2, others, told)
+        if begin < seen:
+            expected = model.forecast(_still(factual[:, window]), count, keep=keep).slots
+            difference = (predicted - expected).square().mean(-1)[:, : seen - begin]
+            apart = torch.maximum(apart, (difference * settled[:, now]).amax(1))
+            told_apart = (difference > tolerance) & settled[:, now]
+            parted = made[:, begin - 1 : begin] | told_apart.cummax(1).values
+            made[:, begin : begin + parted.shape[1]] |= parted
+        path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted, path[:, now])
+    result = _merged(model, path)[:, :frames]
+    result[:, :observed] = torch.where(_in_order(made, step)[:, :observed].unsqueeze(-1), result[:, :observed], slots)
+    if how == "drop":
+        result[:, :, removed] = 0.0
+    return Downstream(result, _in_order(made, step)[:, :frames], apart.unflatten(0, (-1, step)).amax(1))
+
+
+def _still(slots: Tensor) -> Latent:
+    """Latents of slots that nobody acts on."""
+    return Latent(slots, slots.new_empty(*slots.shape[:2], 0))
+
+
+def _by_offset(values: Tensor, step: int, steps: int) -> Tensor:
+    """(B, T, ...) as (B f, steps, ...): of each video in turn the frames from offset 0, 1, ... on, f apart."""
+    return values[:, : steps * step].unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1)
+
+
+def _in_order(values: Tensor, step: int) -> Tensor:
+    """The inverse of ``_by_offset``."""
+    return values.unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
+
+
 def _history_frames(model: WorldModel, slots: Tensor) -> int:
     """Frames that a model's history spans; raises ValueError if the video (B, T, S, D) is shorter."""
     needed = model.config.predictor.history * model.config.action_block
@@ -214,15 +317,15 @@ def _history_frames(model: WorldModel, slots: Tensor) -> int:
 
 
 def _interleaved(model: WorldModel, slots: Tensor) -> Latent:
-    """Raw slots (B, T f, S, D) as B f videos of T frames, f apart: of each video in turn those from offset 0, 1, ..."""
-    runs = slots.unflatten(1, (-1, model.config.action_block)).transpose(1, 2).flatten(0, 1)
+    """Latents (B f, T, S, D) of raw slots (B, T f, S, D), in the order of ``_by_offset``."""
+    step = model.config.action_block
+    runs = _by_offset(slots, step, slots.shape[1] // step)
     return model.latent(runs, runs.new_empty(*runs.shape[:2], 0))
 
 
 def _merged(model: WorldModel, slots: Tensor) -> Tensor:
     """The inverse of ``_interleaved``: raw slots (B, T f, S, D) of latent ones (B f, T, S, D)."""
-    raw: Tensor = model.processor.raw_slots(slots).unflatten(0, (-1, model.config.action_block))
-    return raw.transpose(1, 2).flatten(1, 2)
+    return _in_order(model.processor.raw_slots(slots), model.config.action_block)
 
 
 def in_view(model: WorldModel, slots: Tensor) -> Tensor:
@@ -232,8 +335,9 @@ def in_view(model: WorldModel, slots: Tensor) -> Tensor:
     return F.pad(read_scene(slots).presence > 0.5, (0, 1), value=True)
 
 
-def _without(model: WorldModel, frames: int, removed: int, how: Removal, slots: Tensor) -> Tensor:
-    return resimulated(model, slots, frames, removed, how)[0]
+def _without(keep_observed: bool, model: WorldModel, frames: int, removed: int, how: Removal, slots: Tensor) -> Tensor:
+    run = downstream if keep_observed else resimulated
+    return run(model, slots, frames, removed, how)[0]
 
 
 main = command("rollout", RolloutConfig, rollout)

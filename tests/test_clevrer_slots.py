@@ -335,10 +335,17 @@ class TestRollout:
         with pytest.raises(ValueError, match="choose another out="):
             rollout(replace(config, checkpoint="copy"))
 
-    def test_without_each_object(self, slots: Path, trained: Path, tmp_path: Path) -> None:
-        rollout(RolloutConfig(str(trained / "checkpoint"), slots, tmp_path, frames=128, remove="drop"))
+    @pytest.mark.parametrize("observed", [False, True])
+    def test_without_each_object(self, slots: Path, trained: Path, tmp_path: Path, observed: bool) -> None:
+        settings = RolloutConfig(str(trained / "checkpoint"), slots, tmp_path, frames=128, remove="drop")
+        rollout(replace(settings, downstream=observed))
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"without_{slot}" for slot in range(6)]
-        made = VideoSlots(tmp_path / "without_3")
+        made, video = VideoSlots(tmp_path / "without_3"), VideoSlots(slots)
+        others = [0, 1, 2, 4, 5, 6]
+        kept = (made.array[:, :, others] == video.array[:, :, others]).mean()
+        assert (kept > 0.9) == observed, "a model that is hardly trained sees no difference"
+        with pytest.raises(ValueError, match="choose another out="):
+            rollout(replace(settings, downstream=not observed))
         assert made.frames == 128 and made.identity["slot"] == 3 and not made.array[:, :, 3].any()
         assert list(object_slots(random_model())) == [0, 1, 2, 3, 4, 5]
 
@@ -354,6 +361,7 @@ class TestRollout:
             ({"frames": 100}, "has 128 already"),
             ({"batch": 0}, "batch must be at least 1"),
             ({"checkpoint": "copy", "remove": "drop"}, "cannot tell what happens without"),
+            ({"downstream": True}, "give remove=drop"),
         ],
     )
     def test_refusals(self, slots: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:

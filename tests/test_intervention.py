@@ -24,7 +24,7 @@ from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.rollout import resimulated
+from cjepa_agent.rollout import Downstream, downstream, resimulated
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -43,6 +43,7 @@ CONFIG = WorldModelConfig(
     env_action_dim=0,
     action_block=2,
 )
+KINDS = ("counterfactual", "predictive")
 TINY = TrainerConfig(steps=3, batch=4, optimizer="adamw", warmup=1, ema=0.0, precision="32-true", accelerator="cpu")
 
 
@@ -136,6 +137,53 @@ class TestResimulation:
             resimulated(random_model(), torch.zeros(1, 5, 7, 128), 20)
 
 
+class TestDownstream:
+    @pytest.mark.parametrize("how", ["drop", "empty"])
+    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str) -> None:
+        model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[3:5]])
+        again, predicted = resimulated(model, videos, 150, 1, how)  # type: ignore[arg-type]
+        found = downstream(model, videos, 150, 1, how, tolerance=-1.0)  # type: ignore[arg-type]
+        assert torch.equal(found.predicted[:, :, :6], predicted[:, :, :6])
+        assert torch.allclose(found.slots, again, atol=1e-4)
+
+    def test_what_does_not_change_is_as_observed(self) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        found = downstream(model, video, 150, 0, tolerance=torch.inf)
+        assert torch.equal(found.slots[:, :128, 1:], video[:, :, 1:]) and not found.slots[:, :, 0].any()
+        assert not found.predicted[:, :128].any() and found.predicted[:, 128:].all()
+
+    def test_objects_part_where_the_removal_tells(self) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        reached = downstream(model, video, 150, 0, tolerance=torch.inf).apart[0]
+        assert reached[0] == 0 and (reached[1:4] > 0).all()
+        order = reached.argsort(descending=True)
+        between = float(reached[order[:2]].mean())
+        found = downstream(model, video, 128, 0, tolerance=between)
+        parted = found.predicted[0].any(0)
+        assert parted[order[0]]
+        first = int(found.predicted[0, :, order[0]].int().argmax())
+        assert torch.equal(found.slots[0, :first, 1:], video[0, :first, 1:])
+        # Once parted, an object does not come back to the observed course.
+        for slot in parted.nonzero().flatten():
+            for offset in (0, 1):
+                own = found.predicted[0, offset::2, slot]
+                assert not own.any() or own[int(own.int().argmax()) :].all()
+
+    def test_what_is_removed_has_no_influence_but_through_the_others(self) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        other = video.clone()
+        other[:, :, 0, :12] *= -1.0
+        for tolerance in (-1.0, torch.inf):
+            made, again = (downstream(model, given, 140, 0, tolerance=tolerance).slots for given in (video, other))
+            assert torch.equal(made, again)
+
+    def test_a_batch_gives_what_each_video_gives_alone(self) -> None:
+        model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[:3]])
+        together, alone = downstream(model, videos, 150, 1), downstream(model, videos[2:], 150, 1)
+        assert torch.allclose(together.slots[2:], alone.slots, atol=1e-5)
+        assert torch.allclose(together.apart[2:], alone.apart, rtol=1e-3)
+
+
 class TestCollisions:
     def test_features_of_a_hit_and_of_passing_by(self) -> None:
         trajectory = simulate(chain())
@@ -193,6 +241,9 @@ class TestMeasure:
             return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
 
         monkeypatch.setattr(findings, "resimulated", resimulate)
+        monkeypatch.setattr(
+            findings, "downstream", lambda *given: Downstream(*resimulate(*given), torch.zeros(len(given[1]), 7))
+        )
         monkeypatch.setattr(findings, "continued", lambda *arguments: resimulate(*arguments)[0])
         train, held_out = ([s for s in source.scenes if 10_000 * k <= s < 10_000 + 5_000 * k] for k in (0, 1))
         readouts = findings.fit_readouts(random_model(), source, dataset, train, 0)
@@ -208,6 +259,7 @@ class TestMeasure:
             moved = removed.counted & removed.influenced
             assert (removed.shift[moved] > 0.05).all()
         assert perfect.pairs["predicted"] == perfect.pairs["true positions"] and perfect.pairs["predicted"].found
+        assert perfect.pairs["downstream"] == perfect.pairs["predicted"]
         report = intervention.summary(perfect, 0)
         asked = Dataset(data).questions("validation").scenes
         for kind in ("predictive", "counterfactual"):
@@ -278,7 +330,7 @@ class TestStudy:
         assert set(entries) == {f"{name}, seed 0" for name in config.systems}
         page = (tmp_path / "causality.md").read_text()
         assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
-        assert "| c-jepa-2-token | counterfactual | collisions | 1 |" in page and "| oc-jepa | 0 |" in page
+        assert "| c-jepa-2-token | counterfactual | downstream | 1 |" in page and "| oc-jepa | 0 |" in page
         assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
         asked = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
         for entry in entries.values():
@@ -294,11 +346,11 @@ class TestStudy:
 
     def test_contrasts_are_paired_by_question(self) -> None:
         def entry(system: str, right: list[int]) -> dict[str, object]:
-            answers = {kind: {"predicted": right} for kind in ("counterfactual", "predictive")}
+            answers = {kind: dict.fromkeys(("predicted", "downstream"), right) for kind in KINDS}
             return {"system": system, "training_seed": 0, "answers": answers}
 
         text = causality.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
-        assert "| c-jepa-3 | counterfactual | collisions | 1 | +50.0 (+0.0 to +100.0) |" in text
+        assert "| c-jepa-3 | counterfactual | downstream | 1 | +50.0 (+0.0 to +100.0) |" in text
         assert causality.contrasts([entry("c-jepa-3", [1])], 0) == ""
 
     @pytest.mark.parametrize("bad", ["object", "c-jepa-2-block", "c-jepa-0-token", "dino-wm"])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cjepa_agent.clevrer_encoder import SceneReading, read_scene, scene_states, true_scene
 from cjepa_agent.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.predictor import MaskedPredictor
-from cjepa_agent.rollout import Removal, continued, resimulated
+from cjepa_agent.rollout import Removal, continued, downstream, resimulated
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, facts_of, split_of
@@ -34,7 +34,7 @@ from envs.clevrer.shapes import RADIUS
 
 BATCH = 16  # scenes per call
 ATTENTION_EVERY = 8  # frames between the windows in which attention is measured
-SOURCES = ("predicted", "unchanged", "true positions")  # where pairs may come from
+SOURCES = ("predicted", "downstream", "unchanged", "true positions")  # where pairs may come from
 
 
 class Removed(NamedTuple):
@@ -45,9 +45,11 @@ class Removed(NamedTuple):
         id: of the object.
         influenced: (6,) bool, whether that truly moves each other object.
         counted: (6,) bool, which other objects have an error.
-        error: (6,) of the prediction [radii].
+        error: (6,) of the prediction from the beginning [radii].
+        downstream: (6,) of the observed video with what goes otherwise predicted [radii].
         unchanged: (6,) of the true factual course [radii].
-        shift: (6,) largest distance between the two predictions [radii].
+        shift: (6,) largest distance between the predictions from the beginning with and without the object [radii].
+        apart: (6,) see ``cjepa_agent.rollout.Downstream``.
     """
 
     scene: int
@@ -55,8 +57,10 @@ class Removed(NamedTuple):
     influenced: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     error: NDArray[np.float64]
+    downstream: NDArray[np.float64]
     unchanged: NDArray[np.float64]
     shift: NDArray[np.float64]
+    apart: NDArray[np.float64]
 
 
 @dataclass
@@ -69,7 +73,8 @@ class Findings:
         pairs: of each of ``SOURCES``, after removals.
         factual_pairs: the same without removals.
         courses: of ``factual``, ``influenced`` and ``not influenced`` objects and of each source of positions
-            (``predicted``, ``unchanged``) the sum of errors [radii] in each frame, and their number, (2, 128).
+            (``predicted``, ``downstream``, ``unchanged``) the sum of errors [radii] in each frame, and their number,
+            (2, 128).
         answers: for each kind of question and source whether each was answered rightly.
         attention: per scene (layers, heads, 6, 6), the query second to last.
         looked_at: scene of each of these.
@@ -129,15 +134,19 @@ def measure(
             if not rows:
                 continue
             reading, foretold = _again(model, slots[rows], id, how)
+            changed = downstream(model, slots[rows], FRAMES, id, how)
+            after, apart = read_scene(changed.slots.cpu()), changed.apart.cpu().double().numpy()[:, :MAX_OBJECTS]
             for place, row in enumerate(rows):
-                truth, own = truths[row], _row(reading, place)
-                found.removed.append(_removal(found, truth, id, own, _row(factual, row), foretold[place]))
+                truth, own = truths[row], {"predicted": _row(reading, place), "downstream": _row(after, place)}
+                found.removed.append(_removal(found, truth, id, own, _row(factual, row), foretold[place], apart[place]))
                 for name, pairs in _pairs(truth, id, own, readouts).items():
                     without[row][name][id] = pairs
                     found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
         for row, truth in enumerate(truths):
+            told = readouts.predicted(pair_features(_row(end, row), VISIBLE_FRAMES - 1))
             ends = {
-                "predicted": readouts.predicted(pair_features(_row(end, row), VISIBLE_FRAMES - 1)),
+                "predicted": told,
+                "downstream": told,
                 "unchanged": {},
                 "true positions": readouts.true(pair_features(truth.reading, VISIBLE_FRAMES - 1)),
             }
@@ -211,7 +220,13 @@ def _add(found: Findings, group: str, source: str, error: NDArray[np.float64], c
 
 
 def _removal(
-    found: Findings, truth: _Truth, id: int, reading: SceneReading, factual: SceneReading, predicted: NDArray[np.bool_]
+    found: Findings,
+    truth: _Truth,
+    id: int,
+    readings: Mapping[str, SceneReading],
+    factual: SceneReading,
+    predicted: NDArray[np.bool_],
+    apart: NDArray[np.float64],
 ) -> Removed:
     states = scene_states(truth.without[id], FRAMES)[:VISIBLE_FRAMES]
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
@@ -219,20 +234,21 @@ def _removal(
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
     influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCE
     influenced[id] = False
-    errors = {"predicted": _distance(reading, states), "unchanged": moved / RADIUS}
+    errors = {**{name: _distance(own, states) for name, own in readings.items()}, "unchanged": moved / RADIUS}
     for source, each in errors.items():
         _add(found, "influenced", source, each, counted & influenced)
         _add(found, "not influenced", source, each, counted & ~influenced)
     with np.errstate(invalid="ignore"):
-        error, unchanged = (np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0) for x in errors.values())
-    apart = np.linalg.norm((reading.position - factual.position).numpy()[:VISIBLE_FRAMES], axis=-1) / RADIUS
-    shift = np.where(counted, apart, 0).max(axis=0)
-    return Removed(truth.scene, id, influenced, np.asarray(counted.any(axis=0)), error, unchanged, shift)
+        means = [np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0) for x in errors.values()]
+    between = (readings["predicted"].position - factual.position).numpy()[:VISIBLE_FRAMES]
+    shift = np.where(counted, np.linalg.norm(between, axis=-1) / RADIUS, 0).max(axis=0)
+    return Removed(truth.scene, id, influenced, np.asarray(counted.any(axis=0)), *means, shift, apart)
 
 
-def _pairs(truth: _Truth, id: int, reading: SceneReading, readouts: Readouts) -> dict[str, Pairs]:
+def _pairs(truth: _Truth, id: int, readings: Mapping[str, SceneReading], readouts: Readouts) -> dict[str, Pairs]:
+    told = {name: readouts.predicted(pair_features(reading)) for name, reading in readings.items()}
     return {
-        "predicted": frozenset(pair for pair in readouts.predicted(pair_features(reading)) if id not in pair),
+        **{name: frozenset(pair for pair in pairs if id not in pair) for name, pairs in told.items()},
         "unchanged": frozenset(pair for pair in truth.collided if id not in pair),
         "true positions": frozenset(readouts.true(pair_features(true_scene(truth.without[id], FRAMES)))),
     }

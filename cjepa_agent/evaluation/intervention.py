@@ -1,7 +1,8 @@
 """``task=intervention``: what a predictor of videos says would happen without an object, against the physics run again.
 
 Each CLEVRER scene is predicted from its beginning (``cjepa_agent.rollout.resimulated``) as it is, and once without each
-object; both are compared with the true courses. Slots must be those of ``encoder=state``, which can be read back.
+object, and what the removal changes is also put into the observed video (``cjepa_agent.rollout.downstream``); all are
+compared with the true courses. Slots must be those of ``encoder=state``, which can be read back.
 
 - Positions: mean error of each other object over the frames that are predicted and in which the camera sees it,
   beside that of answering with the true factual course, as if the removal changed nothing. An object is *influenced*
@@ -10,7 +11,8 @@ object; both are compared with the true courses. Slots must be those of ``encode
   read-out on true positions; and the true factual pairs, as if the removal changed nothing.
 - Questions: counterfactual ones answered from those pairs, and predictive ones from the predicted end of the video,
   by the executor that also makes the true answers. What objects are there is taken from the annotation.
-- Influence: how well the shift of an object between the two predictions, and attention, tell influenced objects.
+- Influence: how well the shift of an object between the two predictions from the beginning, how far two predictions
+  from observed frames part (``parting``), and attention tell influenced objects.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 
 RESAMPLES = 2000
+ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
 
 
 def run(config: EvaluateConfig) -> str:
@@ -82,7 +85,7 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
         chosen = [(r, r.counted & (r.influenced == wanted)) for r in found.removed]
         errors[name] = {
             source: _mean([(r.scene, float(e)) for r, own in chosen for e in getattr(r, key)[own]], rng)
-            for source, key in (("predicted", "error"), ("unchanged", "unchanged"))
+            for source, key in (("predicted", "error"), ("downstream", "downstream"), ("unchanged", "unchanged"))
         }
     return {
         "position_error_radii": errors,
@@ -103,7 +106,10 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
 
 def _influence(found: Findings) -> dict[str, Any]:
     truth = np.concatenate([r.influenced[r.counted] for r in found.removed])
-    scores = {"shift": np.concatenate([r.shift[r.counted] for r in found.removed])}
+    scores = {
+        "shift": np.concatenate([r.shift[r.counted] for r in found.removed]),
+        "parting": np.concatenate([r.apart[r.counted] for r in found.removed]),
+    }
     if found.attention:
         looked = dict(zip(found.looked_at, found.attention, strict=True))
         weights = np.concatenate([looked[r.scene][:, :, r.counted, r.id] for r in found.removed], axis=-1)
@@ -128,10 +134,7 @@ def _influence(found: Findings) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> str:
     """For people."""
     errors = report["position_error_radii"]
-    positions = [
-        [name, *(interval_text(errors[name].get(source), 2) for source in ("predicted", "unchanged"))]
-        for name in errors
-    ]
+    positions = [[name, *(interval_text(errors[name].get(source), 2) for source in ERRORS)] for name in errors]
     pairs = [
         [when, *(f"{scores[name]['F1']:.3f}" if name in scores else "" for name in SOURCES)]
         for when, scores in report["collision_pairs"].items()
@@ -147,7 +150,7 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            plain_table(["error of positions [radii]", "predicted", "unchanged"], positions),
+            plain_table(["error of positions [radii]", *ERRORS], positions),
             plain_table(["F1 of colliding pairs", *SOURCES], pairs),
             plain_table(["questions answered rightly [%]", *SOURCES], questions),
             plain_table(["influence told by", "AUROC", "average precision"], influence),
