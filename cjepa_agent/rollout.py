@@ -300,12 +300,14 @@ def _still(slots: Tensor) -> Latent:
 
 def _by_offset(values: Tensor, step: int, steps: int) -> Tensor:
     """(B, T, ...) as (B f, steps, ...): of each video in turn the frames from offset 0, 1, ... on, f apart."""
-    return values[:, : steps * step].unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1)
+    runs: Tensor = values[:, : steps * step].unflatten(1, (steps, step)).transpose(1, 2).flatten(0, 1)
+    return runs
 
 
 def _in_order(values: Tensor, step: int) -> Tensor:
     """The inverse of ``_by_offset``."""
-    return values.unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
+    ordered: Tensor = values.unflatten(0, (-1, step)).transpose(1, 2).flatten(1, 2)
+    return ordered
 
 
 def _history_frames(model: WorldModel, slots: Tensor) -> int:

@@ -239,10 +239,20 @@ def _removal(
         _add(found, "influenced", source, each, counted & influenced)
         _add(found, "not influenced", source, each, counted & ~influenced)
     with np.errstate(invalid="ignore"):
-        means = [np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0) for x in errors.values()]
+        means = {name: np.where(counted, x, 0).sum(axis=0) / counted.sum(axis=0) for name, x in errors.items()}
     between = (readings["predicted"].position - factual.position).numpy()[:VISIBLE_FRAMES]
     shift = np.where(counted, np.linalg.norm(between, axis=-1) / RADIUS, 0).max(axis=0)
-    return Removed(truth.scene, id, influenced, np.asarray(counted.any(axis=0)), *means, shift, apart)
+    return Removed(
+        truth.scene,
+        id,
+        influenced,
+        np.asarray(counted.any(axis=0)),
+        means["predicted"],
+        means["downstream"],
+        means["unchanged"],
+        shift,
+        apart,
+    )
 
 
 def _pairs(truth: _Truth, id: int, readings: Mapping[str, SceneReading], readouts: Readouts) -> dict[str, Pairs]:
