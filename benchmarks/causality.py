@@ -29,6 +29,7 @@ from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, predict
 from cjepa_agent.vqa.data import SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from configs.command import command
+from configs.presets import preset
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import FRAMES
 from envs.clevrer.questions.files import TYPES
@@ -97,12 +98,7 @@ class CausalityBenchmark:
         ValueError: a setting is out of range.
     """
 
-    PRESETS: ClassVar[dict[str, str]] = {
-        "predictor": "clevrer",
-        "dynamics": "clevrer",
-        "trainer": "clevrer",
-        "aloe_trainer": "vqa",
-    }
+    PRESETS: ClassVar[dict[str, str]] = {"predictor": "clevrer", "dynamics": "clevrer", "trainer": "clevrer"}
 
     systems: tuple[str, ...] = (
         *(UNMASKED, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
@@ -118,7 +114,7 @@ class CausalityBenchmark:
     aloe_seeds: tuple[int, ...] = ()
     aloe: ALOEConfig = field(default_factory=ALOEConfig)
     aloe_init: str | None = None
-    aloe_trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    aloe_trainer: TrainerConfig = field(default_factory=lambda: preset(TrainerConfig, "trainer", "vqa"))
     removal: Removal = "drop"
     episodes: int | None = None
     split: str = "validation"

@@ -27,7 +27,7 @@ from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
-from cjepa_agent.world_model import TrainedPredictorConfig
+from cjepa_agent.world_model import AnyPredictorConfig
 from configs.command import command
 from configs.presets import preset
 
@@ -56,7 +56,7 @@ class System:
         patches: whether it predicts patch tokens in place of slots.
     """
 
-    predictor: TrainedPredictorConfig
+    predictor: AnyPredictorConfig
     mask: MaskConfig = UNMASKED
     patches: bool = False
 

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cjepa_agent.files import plain, read_json
+from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.patches import PatchConfig
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
@@ -224,6 +225,9 @@ def model_card(config: Mapping[str, Any]) -> str:
     what, parts, centred = "An object-centric world model", "object slots", ", object-centric"
     if isinstance(encoder, PatchConfig):
         what, parts, centred = "A world model of patches", "patch tokens", ""
+    frames = "none: the encoder is not in this folder"
+    if not isinstance(encoder, GivenSlotsConfig):
+        frames = f"{encoder.image_size} x {encoder.image_size} px; other sizes are resized"
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
     privileged = PRIVILEGED_CARD if encoder.kind in PRIVILEGED else ""
     block = model["action_block"]
@@ -249,7 +253,7 @@ implementation of C-JEPA (arXiv 2602.11389).
 
 | | |
 | --- | --- |
-| frames | {encoder.image_size} x {encoder.image_size} px; other sizes are resized |
+| frames | {frames} |
 | predictor | depth {predictor["depth"]}, width {predictor["width"]}, {predictor["heads"]} heads |
 | history | 1 to {predictor["history"]} frames |
 | object roles | {", ".join(f"{name}: slot {slot}" for name, slot in model["roles"].items()) or "unknown"} |

@@ -54,11 +54,13 @@ class Predictor(nn.Module, ABC):
     Attributes:
         grows: whether a rollout's history grows to its full length, or keeps the length that it starts with.
         orderless: whether nothing tells slots apart but what they hold, so that some can be left out.
+        raw_slots: whether it predicts slots as the encoder gives them, not normalised.
         blocks: the layers between embeddings and heads.
     """
 
     grows: ClassVar[bool]
     orderless: ClassVar[bool] = False
+    raw_slots: ClassVar[bool] = False
     blocks: nn.Module
 
     def __init__(self, history: int, n_slots: int, future: int = 1) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -76,15 +77,23 @@ def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
             write_json(folder / RECIPE, {"privileged": "slots from the true state by a fixed map"})
         else:
             try:
-                checkpoint = Checkpoint.from_pretrained(str(encoder))
+                autoencoder, recipe = load_encoder(encoder)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"no encoder: {error}; train one with `python -m cjepa_agent.train stage=encoder trainer=encoder`, "
                     f"or take the bundled one with encoder=pusht"
                 ) from error
-            SlotAutoencoder.of(checkpoint.model).save(folder)
-            write_json(folder / RECIPE, checkpoint.training.get("encoder", {}))
+            autoencoder.save(folder)
+            write_json(folder / RECIPE, recipe)
         yield folder
+
+
+def load_encoder(encoder: Path) -> tuple[SlotAutoencoder, Any]:
+    """The encoder in a folder of its own or in a checkpoint, and its recipe; raises as these do."""
+    if (encoder / CONFIG).is_file():
+        return SlotAutoencoder.load(encoder), read_json(encoder / RECIPE)
+    checkpoint = Checkpoint.from_pretrained(str(encoder))
+    return SlotAutoencoder.of(checkpoint.model), checkpoint.training.get("encoder", {})
 
 
 def _extract(config: ExtractConfig, folder: Path) -> None:

@@ -39,7 +39,14 @@ class Processor(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, slots: Tensor, later: Tensor, proprio: Tensor, blocks: Tensor, position_dim: int, slot: int | slice | None
+        self,
+        slots: Tensor,
+        later: Tensor,
+        proprio: Tensor,
+        blocks: Tensor,
+        position_dim: int,
+        slot: int | slice | None,
+        raw_slots: bool = False,
     ) -> None:
         """Fit on training data.
 
@@ -54,6 +61,7 @@ class Processor(nn.Module):
                 and about as much as the change of proprioception. None where any object may be in any slot: mean and
                 scales are then those of all slots together, whose variance, not change, becomes one. Change would be
                 made of the few moments at which an object enters or leaves.
+            raw_slots: leave slots as they are.
 
         Raises:
             ValueError: if anything is not finite.
@@ -61,6 +69,15 @@ class Processor(nn.Module):
         for name, value in (("slots", slots), ("proprio", proprio), ("actions", blocks)):
             if not torch.isfinite(value).all():
                 raise ValueError(f"the training {name} contain NaN or infinite values; clean the dataset first")
+        for centre, deviation, values in (
+            (self.proprio_mean, self.proprio_std, proprio),
+            (self.action_mean, self.action_std, blocks),
+        ):
+            if values.shape[1]:
+                centre.copy_(values.mean(0))
+                deviation.copy_(values.std(0).clamp(min=1e-6))
+        if raw_slots:
+            return
         if slot is None:
             mean, spread = slots.mean((0, 1)), slots.flatten(0, 1).var(0)
         else:
@@ -71,13 +88,6 @@ class Processor(nn.Module):
             scale[group] = (len(spread) / len(groups) / spread[group].sum().clamp(min=1e-8)).sqrt()
         self.slot_mean.copy_(mean)
         self.slot_scale.copy_(scale)
-        for centre, deviation, values in (
-            (self.proprio_mean, self.proprio_std, proprio),
-            (self.action_mean, self.action_std, blocks),
-        ):
-            if values.shape[1]:
-                centre.copy_(values.mean(0))
-                deviation.copy_(values.std(0).clamp(min=1e-6))
 
     def state(self, slots: Tensor, proprio: Tensor) -> Latent:
         """Raw slots (..., S, D) and proprioception (..., P) to a latent."""

@@ -1,33 +1,29 @@
-"""The predictor as C-JEPA's authors released it, for their weights (``compat=cjepa``).
+"""The predictor as C-JEPA's authors released it, for their weights (``predictor=released``).
 
 What differs from ``MaskedPredictor``, and is not to be improved, since weights depend on it:
 
-- a token is the slot itself (no embedding), and attention reads it without a norm before it;
+- a token is the slot itself, neither embedded nor normalised, and attention reads it without a norm before it;
 - proprioception and action are nodes of their own, embedded to the width of a slot; the state that is predicted and
   compared is the embedding of proprioception;
 - future action nodes are hidden like all future cells: only actions of the history are seen;
 - training reads the time embedding from its first row on, ``inference`` its last rows, whatever the history's length;
-- at test time predicted slots are put in the order of the last frame's, and the history grows to its full length.
+- at test time predicted slots are put in the order of the last frame's, and the history grows to its full length;
+- the loss counts all frames of objects that are hidden, their first one, which is shown, among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cjepa_agent.dynamics import Predictor
-from cjepa_agent.files import read_json, write_json
 from cjepa_agent.latent import Latent
+from cjepa_agent.losses import LossTerms, cjepa_loss
 from cjepa_agent.matching import match_slots
-from cjepa_agent.tensors import load_tensors, save_tensors
-
-CONFIG, WEIGHTS = "predictor.json", "predictor.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,6 @@ class ReleasedPredictorConfig:
     """Architecture of the released predictor; the defaults are those of the Push-T checkpoints.
 
     Attributes:
-        compat: whose arithmetic this is.
         depth: number of transformer blocks.
         width: channels of a token, which are those of a slot.
         heads: attention heads; must divide ``width``.
@@ -44,10 +39,10 @@ class ReleasedPredictorConfig:
         history: most frames of history, T.
         future: frames predicted in one call, F.
         matching: put predicted slots in the order of the last frame's at test time.
+        kind: ``released``.
     """
 
     title: ClassVar[str] = "C-JEPA"
-    compat: Literal["cjepa"] = "cjepa"
     depth: int = 6
     width: int = 128
     heads: int = 16
@@ -56,6 +51,7 @@ class ReleasedPredictorConfig:
     history: int = 3
     future: int = 1
     matching: bool = True
+    kind: Literal["released"] = "released"
 
     def __post_init__(self) -> None:
         if min(self.depth, self.width, self.heads, self.mlp, self.history, self.future) < 1 or self.width % self.heads:
@@ -64,7 +60,10 @@ class ReleasedPredictorConfig:
     def build(self, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int) -> ReleasedPredictor:
         """The predictor with random weights; raises ValueError if a slot is not as wide as a token."""
         if slot_dim != self.width:
-            raise ValueError(f"compat=cjepa uses slots as tokens: slots of {slot_dim} do not fit width {self.width}")
+            raise ValueError(
+                f"predictor=released uses slots as tokens: slots of {slot_dim} do not fit width {self.width}; set "
+                f"predictor.width={slot_dim}"
+            )
         return ReleasedPredictor(self, n_slots, proprio_dim, action_dim)
 
 
@@ -114,6 +113,7 @@ class ReleasedPredictor(Predictor):
     """
 
     grows = True  # a rollout's history grows to ``config.history`` frames
+    raw_slots = True
 
     def __init__(self, config: ReleasedPredictorConfig, n_slots: int, proprio_dim: int, action_dim: int) -> None:
         super().__init__(config.history, n_slots, config.future)
@@ -130,29 +130,6 @@ class ReleasedPredictor(Predictor):
         self.to_out = nn.Linear(width, width)
         if self.nodes:
             self.proprio_encoder, self.action_encoder = nn.Linear(proprio_dim, width), nn.Linear(action_dim, width)
-
-    @classmethod
-    def load(cls, folder: Path) -> ReleasedPredictor:
-        """A converted predictor without an encoder, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: a file is truncated, or the weights do not fit the configuration.
-        """
-        values = read_json(folder / CONFIG)
-        try:
-            config = ReleasedPredictorConfig(**values["config"])
-            predictor = cls(config, values["n_slots"], values["proprio_dim"], values["action_dim"]).eval()
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{folder / CONFIG} is not a predictor's configuration: {error}") from error
-        predictor.load_state_dict(load_tensors(folder / WEIGHTS, predictor.state_dict()), strict=True)
-        return predictor
-
-    def save(self, folder: Path, recipe: Mapping[str, Any]) -> None:
-        """Write ``predictor.safetensors`` and ``predictor.json``, with the recipe, to ``folder``."""
-        save_tensors(folder / WEIGHTS, self.state_dict())
-        sizes = {"n_slots": self.n_slots, "proprio_dim": self.proprio_dim, "action_dim": self.action_dim}
-        write_json(folder / CONFIG, {"config": asdict(self.config), **sizes, "recipe": recipe})
 
     @property
     def frame_tokens(self) -> int:
@@ -209,6 +186,13 @@ class ReleasedPredictor(Predictor):
         predicted = predicted[:, : predicted.shape[1] - self.config.future + future]
         proprio = predicted[:, :, self.n_slots] if self.nodes else predicted.new_empty(*predicted.shape[:2], 0)
         return Latent(predicted[:, :, : self.n_slots], proprio)
+
+    def loss(
+        self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float, saturation: float = 0.0
+    ) -> LossTerms:
+        """The authors' loss: see ``cjepa_loss``, with an object that is hidden in any frame counted in all of them."""
+        objects = hidden.any(1, keepdim=True).expand_as(hidden)
+        return cjepa_loss(prediction, target, objects, proprio_weight, saturation)
 
     def _ordered(self, predicted: Tensor, last: Tensor) -> Tensor:
         """Predicted cells (B, F, N, D) with slots in the order that puts the first frame's nearest to ``last``."""

@@ -127,7 +127,7 @@ def _write(
             bar.update(len(scenes))
 
     shape = (config.frames, *source.array.shape[2:])
-    VideoSlots.write(out, identity, source.scenes, shape, videos(), every=config.batch)
+    VideoSlots.write(out, identity, source.scenes, shape, videos(), config.batch, source.array.dtype)
 
 
 def _repeated(slots: Tensor, frames: int) -> Tensor:

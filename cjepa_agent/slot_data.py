@@ -39,7 +39,7 @@ class SlotWindows(ABC):
 
     name: str
     origin: Mapping[str, Any]
-    slots: NDArray[np.float16]
+    slots: NDArray[np.floating[Any]]
     proprio: Tensor
     actions: Tensor
     stride: int

@@ -22,7 +22,7 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, Predict
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.world_model import EncoderConfig, TrainedPredictorConfig
+from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
 
@@ -56,7 +56,7 @@ class TrainConfig:
     out: Path = field(default_factory=lambda: cache_folder() / "run")
     init: str | None = None
     encoder: EncoderConfig | PatchConfig | DINOv2PatchConfig = field(default_factory=EncoderConfig)
-    predictor: TrainedPredictorConfig = field(default_factory=PredictorConfig)
+    predictor: AnyPredictorConfig = field(default_factory=PredictorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from cjepa_agent.files import read_json, write_json
@@ -17,14 +17,14 @@ META, ARRAY = "slots.json", "slots.npy"
 
 
 class VideoSlots:
-    """Slots (V, T, S, D) float16 of V videos, memory-mapped, in a folder.
+    """Slots (V, T, S, D) of V videos, memory-mapped, in a folder.
 
     Args:
         folder: made by ``VideoSlots.write``.
 
     Attributes:
         scenes: index of each video in its data set, V of them, ascending.
-        array: (V, T, S, D).
+        array: (V, T, S, D), float16 or float32.
         identity: what they were made of, as told to ``write``.
 
     Raises:
@@ -39,7 +39,7 @@ class VideoSlots:
         meta = read_json(folder / META)
         try:
             self.scenes, self.identity, done = [int(s) for s in meta["scenes"]], dict(meta["identity"]), meta["done"]
-            self.array: NDArray[np.float16] = np.load(folder / ARRAY, mmap_mode="r")
+            self.array: NDArray[np.floating[Any]] = np.load(folder / ARRAY, mmap_mode="r")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder} holds no readable slots of videos: {error!r}") from error
         if self.array.ndim != 4 or len(self.array) != len(self.scenes):
@@ -67,6 +67,7 @@ class VideoSlots:
         shape: tuple[int, int, int],
         videos: Iterable[Tensor],
         every: int = 50,
+        dtype: DTypeLike = np.float16,
     ) -> None:
         """Write slots video by video; a killed run is continued if ``videos`` starts at ``finished(folder, ...)``.
 
@@ -77,6 +78,7 @@ class VideoSlots:
             shape: T, S, D.
             videos: slots (T, S, D) of the scenes that are not finished, in order.
             every: videos between two marks of how far it came.
+            dtype: of the array.
 
         Raises:
             ValueError: slots of another shape, or with NaN or infinite values.
@@ -84,7 +86,7 @@ class VideoSlots:
         done = VideoSlots.finished(folder, identity, scenes)
         folder.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(
-            folder / ARRAY, mode="r+" if done else "w+", dtype=np.float16, shape=(len(scenes), *shape)
+            folder / ARRAY, mode="r+" if done else "w+", dtype=dtype, shape=(len(scenes), *shape)
         )
         for row, slots in enumerate(videos, start=done):
             if tuple(slots.shape) != shape or not slots.isfinite().all():

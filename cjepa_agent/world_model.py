@@ -18,6 +18,7 @@ from cjepa_agent.encoder import (
     VideoEncoder,
     grid_coordinates,
 )
+from cjepa_agent.given_slots import AbsentEncoder, GivenSlotsConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
@@ -30,7 +31,7 @@ from cjepa_agent.state_encoder import StateDecoder, StateEncoder
 from cjepa_agent.stosavi import StoSAViConfig
 from cjepa_agent.videosaur import VideoSAURConfig
 
-Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder
+Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
 Decoder = ColourDecoder | PatchDecoder
 
 
@@ -78,24 +79,21 @@ class EncoderConfig:
         return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
 
-AnyEncoderConfig = EncoderConfig | PatchConfig | VideoSAURConfig | StoSAViConfig
-TrainedPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig
-AnyPredictorConfig = TrainedPredictorConfig | ReleasedPredictorConfig
+AnyEncoderConfig = EncoderConfig | PatchConfig | VideoSAURConfig | StoSAViConfig | GivenSlotsConfig
+AnyPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig | ReleasedPredictorConfig
 
 
 def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
     """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
     kinds: dict[Any, type[AnyEncoderConfig]] = {
-        kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, VideoSAURConfig, StoSAViConfig)
+        kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, VideoSAURConfig, StoSAViConfig, GivenSlotsConfig)
     }
     return kinds.get(values.get("kind"), EncoderConfig)(**values)
 
 
 def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:
     """The predictor configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    if "compat" in values:
-        return ReleasedPredictorConfig(**values)
-    kinds: dict[Any, type[TrainedPredictorConfig]] = {kind.kind: kind for kind in get_args(TrainedPredictorConfig)}
+    kinds: dict[Any, type[AnyPredictorConfig]] = {kind.kind: kind for kind in get_args(AnyPredictorConfig)}
     name = values.get("kind", PredictorConfig.kind)  # checkpoints older than the other kinds have none
     if name not in kinds:
         raise ValueError(f"predictor.kind is {name!r}; expected one of {list(kinds)}")

@@ -1,5 +1,6 @@
 """Scenes, and questions, that several CLEVRER tests look at."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from envs.clevrer import Scene, SceneObject, Trajectory, sample_scene, simulate
-from envs.clevrer.questions import Candidate, scene_pool
+from envs.clevrer.annotation import annotate
+from envs.clevrer.dataset import scene_paths
+from envs.clevrer.questions import Candidate, balance, scene_entry, scene_pool, write_questions
 from envs.clevrer.questions.files import QuestionFile
 
 POOLS = 6  # of the random scenes, those whose questions are written
@@ -59,3 +62,18 @@ def small_file(question: str = "What will happen next?", **changes: Any) -> Ques
         {"question_id": 1, "question": question, "question_type": "predictive", "choices": choices, **changes},
     ]  # fmt: skip
     return QuestionFile(Path("train.json"), [{"scene_index": 0, "questions": questions}], [])
+
+
+def write_asked_scenes(folder: Path) -> None:
+    """Three training and two validation scenes with annotations and balanced questions, without videos."""
+    rng = np.random.default_rng(5)
+    for split, indices in (("train", (0, 1, 2)), ("validation", (10000, 10001))):
+        pools = {}
+        for index in indices:
+            scene = sample_scene(rng, n_objects=4)
+            path = scene_paths(folder, "annotation", index)[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(annotate(simulate(scene), index)))
+            pools[index] = scene_pool(scene, index)
+        entries = [scene_entry(index, questions) for index, questions in balance(pools, 0).items()]
+        write_questions(folder / "questions", split, entries)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.convert import ConvertConfig, convert
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.pickles import read_pickle
+from cjepa_agent.pickles import memory_needed, read_pickle
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.released_predictor import ReleasedPredictor
 from cjepa_agent.slot_data import SlotData
+from cjepa_agent.video_slots import VideoSlots
 from planners import CEMConfig
 
 
@@ -47,7 +49,9 @@ def test_predictors(tmp_path: Path, wrapping: str, rows: int) -> None:
     tensors = predictor("model.predictor.", rows) | (embedders() if nodes else {})
     torch.save(WRAPPINGS[wrapping](tensors), tmp_path / "source.ckpt")
     assert "predictor" in run(tmp_path / "source.ckpt", tmp_path / "out")
-    loaded = ReleasedPredictor.load(tmp_path / "out")
+    checkpoint = Checkpoint.from_pretrained(tmp_path / "out")
+    loaded = checkpoint.model.predictor
+    assert isinstance(loaded, ReleasedPredictor) and checkpoint.model.config.action_block == (5 if nodes else 2)
     assert (loaded.n_slots, loaded.proprio_dim, loaded.action_dim) == ((4, 4, 10) if nodes else (7, 0, 0))
     assert (loaded.config.history, loaded.config.future) == ((3, 1) if nodes else (6, 10))
     assert loaded.config.matching == nodes
@@ -60,7 +64,10 @@ def test_predictors(tmp_path: Path, wrapping: str, rows: int) -> None:
 def test_a_predictor_alone_without_prefix(tmp_path: Path) -> None:
     torch.save(predictor(rows=16), tmp_path / "predictor.ckpt")
     run(tmp_path / "predictor.ckpt", tmp_path / "out")
-    assert ReleasedPredictor.load(tmp_path / "out").n_slots == 7
+    checkpoint = Checkpoint.from_pretrained(tmp_path / "out")
+    assert checkpoint.model.predictor.n_slots == 7
+    with pytest.raises(ValueError, match="came without their encoder"):
+        checkpoint.model.encoder.read(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("hf", [True, False], ids=["transformers", "timm"])
@@ -205,6 +212,72 @@ def test_slots_there_and_back(tmp_path: Path, key: str, protocol: int) -> None:
             np.testing.assert_array_equal(again[part][name], value)
 
 
+@pytest.mark.parametrize("key", ["{}_pixels.mp4", "video_{:05d}.mp4"])
+def test_clevrer_slots_there_and_back(tmp_path: Path, key: str) -> None:
+    rng = np.random.default_rng(0)
+    scenes = {"train": (3, 0), "val": (10000, 10001), "test": (15000,)}
+    data = {
+        part: {key.format(n): rng.normal(size=(6, 3, 8)).astype(np.float32) for n in numbers}
+        for part, numbers in scenes.items()
+    }
+    (tmp_path / "slots.pkl").write_bytes(pickle.dumps(data))
+    assert "5 CLEVRER videos of 6 frames" in run(tmp_path / "slots.pkl", tmp_path / "slots")
+    read = VideoSlots(tmp_path / "slots")
+    assert read.scenes == [0, 3, 10000, 10001, 15000]
+    np.testing.assert_array_equal(read.read(10001), data["val"][key.format(10001)])
+    run(tmp_path / "slots", tmp_path / "again.pkl")
+    again = pickle.loads((tmp_path / "again.pkl").read_bytes())
+    assert list(again) == list(data)
+    for part, videos in data.items():
+        assert sorted(again[part]) == sorted(videos)
+        for name, value in videos.items():
+            np.testing.assert_array_equal(again[part][name], value)
+
+
+def test_slots_keep_the_encoder_they_are_given(tmp_path: Path) -> None:
+    torch.save({"state_dict": stosavi(slots=3)}, tmp_path / "savi.pth")
+    run(tmp_path / "savi.pth", tmp_path / "encoder")
+    wide = {part: {key: np.zeros((4, 3, DIM), np.float32) for key in videos} for part, videos in slots().items()}
+    (tmp_path / "slots.pkl").write_bytes(pickle.dumps(wide))
+    run(tmp_path / "slots.pkl", tmp_path / "slots", encoder=str(tmp_path / "encoder"))
+    torch.save(predictor(rows=16), tmp_path / "predictor.ckpt")
+    run(tmp_path / "predictor.ckpt", tmp_path / "weights", encoder=str(tmp_path / "encoder"))
+    run(tmp_path / "slots.pkl", tmp_path / "by_checkpoint", encoder=str(tmp_path / "weights"))
+    model = Checkpoint.from_pretrained(tmp_path / "weights").model
+    assert all(SlotAutoencoder.load(tmp_path / name).is_of(model) for name in ("slots", "by_checkpoint"))
+    (tmp_path / "slots.pkl").write_bytes(pickle.dumps(slots()))
+    with pytest.raises(ValueError, match=r"holds slots \(3, 8\), the encoder"):
+        run(tmp_path / "slots.pkl", tmp_path / "out", encoder=str(tmp_path / "encoder"))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_memory_that_reading_takes(tmp_path: Path, protocol: int) -> None:
+    """Slots of the published shape, converted there and back; 14 MB stand for 10 GB."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "slots.pkl"
+    with source.open("wb") as file:
+        videos = {f"{i}_pixels.mp4": rng.normal(size=(128, 7, 128)).astype(np.float32) for i in range(30)}
+        pickle.dump({"train": videos}, file, protocol)
+    size = source.stat().st_size
+    del videos
+    tracemalloc.start()
+    run(source, tmp_path / "slots")
+    run(tmp_path / "slots", tmp_path / "again.pkl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    needed = memory_needed(source)
+    assert needed == (2 * size if protocol == 2 else 0)
+    assert peak < needed + size / 5, f"{peak / size:.2f} times the file"
+
+
+def test_formats_that_take_memory_say_so(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("cjepa_agent.convert.LARGE", 100)
+    for protocol in (4, 2):
+        (tmp_path / "slots.pkl").write_bytes(pickle.dumps(slots(), protocol))
+        run(tmp_path / "slots.pkl", tmp_path / f"out{protocol}")
+        assert ("GB of memory" in capfd.readouterr().err) == (protocol == 2)
+
+
 def test_large_arrays_stay_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "slots.pkl").write_bytes(pickle.dumps({"train": {"0_pixels.mp4": np.ones((128, 7, 128), np.float32)}}))
     read = read_pickle(tmp_path / "slots.pkl")["train"]["0_pixels.mp4"]
@@ -255,6 +328,44 @@ def test_slots_and_meta_files_train_together(tmp_path: Path) -> None:
     torch.testing.assert_close(latent.slots[0], torch.from_numpy(first[[0, 2]]))
     actions = tables["action"]["val"]["10000_pixels.mp4"]
     torch.testing.assert_close(blocks[0, 0], torch.from_numpy(actions[:2].reshape(-1)))
+
+
+def test_the_released_architecture_trains_on_pusht(tmp_path: Path) -> None:
+    """The documented commands: on from a converted predictor, beside the authors' slots and meta files."""
+    lengths = {"train": {"0_pixels.mp4": 40, "1_pixels.mp4": 44}, "val": {"0_pixels.mp4": 41}}
+    rng = np.random.default_rng(0)
+    widths = {"slots": (4, DIM), "pusht_expert_action_meta": (2,), "pusht_expert_proprio_meta": (4,)}
+    for name, width in widths.items():
+        table = {
+            part: {key: rng.normal(size=(length, *width)).astype(np.float32) for key, length in videos.items()}
+            for part, videos in lengths.items()
+        }
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(table))
+    torch.manual_seed(0)
+    torch.save(predictor() | embedders(), tmp_path / "predictor.ckpt")
+    run(tmp_path / "predictor.ckpt", tmp_path / "weights")
+    run(tmp_path / "slots.pkl", tmp_path / "slots")
+    run(tmp_path / "pusht_expert_action_meta.pkl", tmp_path / "meta")
+
+    def train(*more: str, expect: int = 0) -> str:
+        root = Path(__file__).resolve().parents[1]
+        arguments = ["predictor=released", "dynamics=released", "trainer=released", "mask.kind=fixed", "mask.count=1"]
+        arguments += ["data=meta/episodes.h5", "slots=slots", "trainer.steps=2", "trainer.batch=4"]
+        arguments += ["trainer.precision=32-true", f"predictor.width={DIM}", "predictor.heads=4", "predictor.mlp=48"]
+        done = subprocess.run(
+            [sys.executable, "-m", "cjepa_agent.train", *arguments, *more], cwd=tmp_path, capture_output=True,
+            text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == expect, done.stderr[-2000:]
+        return done.stderr
+
+    train("predictor.depth=2", "init=weights", "out=tuned", "trainer.lr=1e-12", "trainer.weight_decay=0")
+    start = Checkpoint.from_pretrained(tmp_path / "weights").model.state_dict()
+    tuned = Checkpoint.from_pretrained(tmp_path / "tuned/checkpoint").model
+    for name, tensor in tuned.state_dict().items():
+        torch.testing.assert_close(tensor, start[name], rtol=0, atol=1e-8)
+    assert tuned.config.roles == {} and tuned.config.action_block == 5
+    assert "init has the predictor" in train("predictor.depth=1", "init=weights", "out=other", expect=2)
 
 
 def test_incomplete_meta_files(tmp_path: Path) -> None:

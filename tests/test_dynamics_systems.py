@@ -22,7 +22,7 @@ from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
-from cjepa_agent.world_model import TrainedPredictorConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import AnyPredictorConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 
 S, D, P, A = 4, 16, 3, 6
@@ -36,7 +36,7 @@ State = dict[str, Tensor]
 by_kind = pytest.mark.parametrize("config", SYSTEMS, ids=lambda config: config.kind)
 
 
-def build(config: TrainedPredictorConfig) -> AutoregressivePredictor:
+def build(config: AnyPredictorConfig) -> AutoregressivePredictor:
     torch.manual_seed(0)
     predictor = config.build(S, D, P, A).eval()
     for parameter in predictor.parameters():  # the output heads start at zero, which would hide every dependence
@@ -83,7 +83,7 @@ def test_oc_dino_wm_sees_a_history_as_the_beginning_of_a_longer_one() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("config", EQUIVARIANT, ids=lambda config: config.kind)
 @pytest.mark.parametrize("frames", [1, 3])
-def test_permuted_slots_give_permuted_predictions(config: TrainedPredictorConfig, frames: int) -> None:
+def test_permuted_slots_give_permuted_predictions(config: AnyPredictorConfig, frames: int) -> None:
     predictor, (past, actions) = build(config), history(frames)
     order = torch.tensor([2, 0, 3, 1])
     plain = predictor(past, actions)
@@ -154,7 +154,7 @@ def ocvp_seq(x: Tensor, state: State) -> Tensor:
 @pytest.mark.parametrize(
     ("config", "reference"), [(SLOTFORMER, slotformer), (OCVP, ocvp_seq)], ids=["slotformer", "ocvp"]
 )
-def test_parity(config: TrainedPredictorConfig, reference, frames: int, residual: bool) -> None:
+def test_parity(config: AnyPredictorConfig, reference, frames: int, residual: bool) -> None:
     predictor, (past, actions) = build(replace(config, residual=residual)), history(frames)
     state = predictor.state_dict()
     found = predictor(past, actions)
@@ -168,7 +168,7 @@ def test_parity(config: TrainedPredictorConfig, reference, frames: int, residual
 
 
 @by_kind
-def test_predictions_depend_on_actions_and_proprioception(config: TrainedPredictorConfig) -> None:
+def test_predictions_depend_on_actions_and_proprioception(config: AnyPredictorConfig) -> None:
     predictor, (past, actions) = build(config), history()
     inputs = [past.slots.requires_grad_(), past.proprio.requires_grad_(), actions.requires_grad_()]
     slots = predictor(past, actions).slots - (past.slots[:, -1:] if config.residual else 0)
@@ -177,14 +177,14 @@ def test_predictions_depend_on_actions_and_proprioception(config: TrainedPredict
 
 
 @by_kind
-def test_new_predictors_with_a_residual_copy_the_last_frame(config: TrainedPredictorConfig) -> None:
+def test_new_predictors_with_a_residual_copy_the_last_frame(config: AnyPredictorConfig) -> None:
     past, actions = history()
     predicted = config.build(S, D, P, A).eval()(past, actions)
     assert torch.equal(predicted.slots, past.slots[:, -1:]) and torch.equal(predicted.proprio, past.proprio[:, -1:])
 
 
 @by_kind
-def test_refuses_what_does_not_fit(config: TrainedPredictorConfig) -> None:
+def test_refuses_what_does_not_fit(config: AnyPredictorConfig) -> None:
     predictor, (past, actions) = build(config), history()
     with pytest.raises(ValueError, match="need 4 action blocks, got 3"):
         predictor(past, actions[:, :3])
@@ -198,7 +198,7 @@ def test_refuses_what_does_not_fit(config: TrainedPredictorConfig) -> None:
 
 
 @by_kind
-def test_slots_are_left_out_only_where_they_have_no_order(config: TrainedPredictorConfig) -> None:
+def test_slots_are_left_out_only_where_they_have_no_order(config: AnyPredictorConfig) -> None:
     predictor, (past, actions) = build(config), history()
     fewer = Latent(past.slots[:, :, :3], past.proprio)
     if predictor.orderless:
@@ -209,7 +209,7 @@ def test_slots_are_left_out_only_where_they_have_no_order(config: TrainedPredict
 
 
 @pytest.mark.parametrize("config", EQUIVARIANT, ids=lambda config: config.kind)
-def test_odd_widths_are_refused(config: TrainedPredictorConfig) -> None:
+def test_odd_widths_are_refused(config: AnyPredictorConfig) -> None:
     with pytest.raises(ValueError, match="width must be even"):
         build(replace(config, width=33, heads=3))
 
@@ -223,7 +223,7 @@ def test_forecast_loss_is_over_the_frames_that_are_predicted() -> None:
         assert terms.total.item() == pytest.approx(4 + 4.5) and terms.history == 0
 
 
-def world_model(config: TrainedPredictorConfig) -> WorldModel:
+def world_model(config: AnyPredictorConfig) -> WorldModel:
     model = tiny_checkpoint().model
     torch.manual_seed(0)
     replaced = WorldModel(replace(CONFIG, predictor=config)).eval()
@@ -236,7 +236,7 @@ def world_model(config: TrainedPredictorConfig) -> WorldModel:
 @torch.no_grad()
 @by_kind
 @pytest.mark.parametrize("frames", [1, 2])
-def test_rollouts_are_the_same_alone_and_in_a_batch(config: TrainedPredictorConfig, frames: int) -> None:
+def test_rollouts_are_the_same_alone_and_in_a_batch(config: AnyPredictorConfig, frames: int) -> None:
     model, generator = world_model(config), torch.Generator().manual_seed(0)
     slots, proprio = torch.randn(3, frames, 3, 20, generator=generator), torch.randn(3, frames, 4, generator=generator)
     past = torch.randn(3, frames - 1, 10, generator=generator)
@@ -252,7 +252,7 @@ def test_rollouts_are_the_same_alone_and_in_a_batch(config: TrainedPredictorConf
             torch.testing.assert_close(alone.proprio[0, 0], path.proprio[env, candidate], rtol=1e-4, atol=1e-4)
 
 
-def beginning(config: TrainedPredictorConfig, candidates: int, blocks: int) -> tuple[WorldModel, Latent, Tensor]:
+def beginning(config: AnyPredictorConfig, candidates: int, blocks: int) -> tuple[WorldModel, Latent, Tensor]:
     """A world model, the latent that a plan starts from, and candidate actions."""
     model, generator = world_model(config), torch.Generator().manual_seed(0)
     start = model.latent(torch.randn(1, 1, 3, 20, generator=generator), torch.randn(1, 1, 4, generator=generator))
@@ -261,7 +261,7 @@ def beginning(config: TrainedPredictorConfig, candidates: int, blocks: int) -> t
 
 @torch.no_grad()
 @by_kind
-def test_a_rollout_predicts_from_its_own_last_frames(config: TrainedPredictorConfig) -> None:
+def test_a_rollout_predicts_from_its_own_last_frames(config: AnyPredictorConfig) -> None:
     model, start, actions = beginning(config, candidates=1, blocks=6)
     path = model.rollout(start, actions[:, 0, :0], actions)
     frames, blocks = start, model.processor.action(actions[0])
@@ -274,7 +274,7 @@ def test_a_rollout_predicts_from_its_own_last_frames(config: TrainedPredictorCon
 
 @torch.no_grad()
 @by_kind
-def test_plans_in_reduced_precision(config: TrainedPredictorConfig) -> None:
+def test_plans_in_reduced_precision(config: AnyPredictorConfig) -> None:
     model, start, actions = beginning(config, candidates=4, blocks=3)
     exact = model.rollout(start, actions[:, 0, :0], actions).slots
     with torch.autocast("cpu", torch.bfloat16):
@@ -283,7 +283,7 @@ def test_plans_in_reduced_precision(config: TrainedPredictorConfig) -> None:
 
 
 @by_kind
-def test_checkpoint_round_trip(config: TrainedPredictorConfig, tmp_path: Path) -> None:
+def test_checkpoint_round_trip(config: AnyPredictorConfig, tmp_path: Path) -> None:
     saved = Checkpoint(world_model(config), tiny_checkpoint().prior)
     saved.save_pretrained(tmp_path)
     loaded = Checkpoint.from_pretrained(tmp_path)
@@ -318,7 +318,7 @@ def test_bundled_checkpoints_are_unchanged(name: str) -> None:
 
 
 @by_kind
-def test_configurations_survive_json(config: TrainedPredictorConfig) -> None:
+def test_configurations_survive_json(config: AnyPredictorConfig) -> None:
     whole = replace(CONFIG, predictor=config)
     assert WorldModelConfig.from_dict(json.loads(json.dumps(asdict(whole)))) == whole
     values = asdict(whole)
@@ -330,7 +330,8 @@ def test_configurations_survive_json(config: TrainedPredictorConfig) -> None:
 def test_unknown_kinds_are_refused_and_none_is_c_jepa() -> None:
     values = asdict(CONFIG)
     values["predictor"]["kind"] = "lstm"
-    with pytest.raises(ValueError, match=r"'lstm'; expected one of \['cjepa', 'oc_dino_wm', 'slotformer', 'ocvp'\]"):
+    known = r"\['cjepa', 'oc_dino_wm', 'slotformer', 'ocvp', 'released'\]"
+    with pytest.raises(ValueError, match=f"'lstm'; expected one of {known}"):
         WorldModelConfig.from_dict(values)
     del values["predictor"]["kind"]
     assert WorldModelConfig.from_dict(values) == CONFIG
@@ -340,5 +341,5 @@ def test_unknown_kinds_are_refused_and_none_is_c_jepa() -> None:
     ("kind", "name"),
     [(OCDINOWMConfig, "oc_dino_wm_paper"), (SlotFormerConfig, "slotformer_paper"), (OCVPConfig, "ocvp_paper")],
 )
-def test_published_sizes_are_presets(kind: type[TrainedPredictorConfig], name: str) -> None:
+def test_published_sizes_are_presets(kind: type[AnyPredictorConfig], name: str) -> None:
     assert preset(kind, "predictor", name).dropout == 0.1

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
+from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
 from cjepa_agent.videosaur import VideoSAURConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 
@@ -121,6 +123,38 @@ def test_forward(case: tuple, masked: int) -> None:
             torch.testing.assert_close(predicted.proprio[index], expected[:, case[1]], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("case", "masked"), [(PUSHT, 2), (PUSHT, 0), (CLEVRER, 4)], ids=["4+2", "unmasked", "7"])
+def test_training_minimises_the_authors_loss(case: tuple, masked: int) -> None:
+    """Their three mean squared errors, from raw slots and normalised numbers on, and their gradients."""
+    config, n_slots, proprio_dim, action_dim = case
+    torch.manual_seed(0)
+    block = 5 if action_dim else 2
+    whole = WorldModelConfig(GivenSlotsConfig(n_slots, WIDTH), config, proprio_dim, action_dim // block, block)
+    model = WorldModel(whole).eval()
+    for parameter in model.predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    frames, past = config.history + config.future, config.history
+    latent, actions = history(case, frames)
+    hidden = sample_mask(MaskConfig(count=masked, kind="fixed"), 3, past, n_slots, torch.Generator())
+    loss = DynamicsLoss(model, DynamicsTrainingConfig())((latent, actions[:, :-1]), hidden, None)["total"]
+    loss.backward()
+    found = {name: parameter.grad for name, parameter in model.predictor.named_parameters()}
+
+    state = {name: value.detach().requires_grad_() for name, value in model.predictor.state_dict().items()}
+    slots = hidden[0, 1].nonzero().flatten().tolist()
+    cells = torch.stack([tokens(model.predictor, state, latent, actions, index) for index in range(3)])
+    predicted = torch.stack([authors_forward(x[:past], state, 2, frames, slots) for x in cells])
+    expected = F.mse_loss(predicted[:, past:, :n_slots], cells[:, past:, :n_slots].detach())
+    if slots:
+        expected = expected + F.mse_loss(predicted[:, :past, slots], cells[:, :past, slots].detach())
+    if proprio_dim:
+        expected = expected + F.mse_loss(predicted[:, past:, n_slots], cells[:, past:, n_slots].detach())
+    expected.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, state[name].grad, atol=1e-4, rtol=1e-3)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("case", "frames"), [(PUSHT, 1), (PUSHT, 2), (PUSHT, 3), (CLEVRER, 6)])
 def test_inference(case: tuple, frames: int) -> None:
@@ -187,7 +221,7 @@ def test_refuses_what_does_not_fit() -> None:
         predictor(*[Latent(torch.zeros(1, 4, 4, WIDTH), torch.zeros(1, 4, WIDTH)), torch.zeros(1, 4, 10)])
     with pytest.raises(ValueError, match="3 slots, the predictor 4"):
         predictor(Latent(state.slots[:, :, :3], state.proprio), actions)
-    with pytest.raises(ValueError, match="slots of 16 do not fit width 32"):
+    with pytest.raises(ValueError, match="slots of 16 do not fit width 32; set predictor.width=16"):
         PUSHT[0].build(4, 16, 4, 10)
     with pytest.raises(ValueError, match="both nodes or none"):
         PUSHT[0].build(4, WIDTH, 0, 10)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clevrer_scenes import small_file
+from clevrer_scenes import small_file, write_asked_scenes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,10 +33,8 @@ from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.vqa.submission import read_submission
 from cjepa_agent.world_model import EncoderConfig
 from configs.presets import preset
-from envs.clevrer import sample_scene, simulate
-from envs.clevrer.annotation import annotate
-from envs.clevrer.dataset import Dataset, scene_paths
-from envs.clevrer.questions import QuestionFile, balance, read_questions, scene_entry, scene_pool, write_questions
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.questions import QuestionFile, read_questions, write_questions
 from envs.clevrer.questions.vocabulary import ATTRIBUTES
 
 Json = dict[str, Any]
@@ -59,17 +57,7 @@ PUBLISHED_ANSWERS = "0 1 2 3 4 5 blue brown cube cyan cylinder gray green metal 
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three training and two validation scenes with annotations and balanced questions, without videos."""
     folder = tmp_path_factory.mktemp("clevrer")
-    rng = np.random.default_rng(5)
-    for split, indices in (("train", (0, 1, 2)), ("validation", (10000, 10001))):
-        pools = {}
-        for index in indices:
-            scene = sample_scene(rng, n_objects=4)
-            path = scene_paths(folder, "annotation", index)[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(annotate(simulate(scene), index)))
-            pools[index] = scene_pool(scene, index)
-        entries = [scene_entry(index, questions) for index, questions in balance(pools, 0).items()]
-        write_questions(folder / "questions", split, entries)
+    write_asked_scenes(folder)
     return folder
 
 

@@ -21,7 +21,7 @@ from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.patches import PatchConfig
 from cjepa_agent.slot_data import SlotWindows
 from cjepa_agent.training.loop import TrainerConfig
-from cjepa_agent.world_model import TrainedPredictorConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior
 
 FIT_ROWS, FIT_NUMBERS = 20000, 2**25  # most rows, and numbers of slots in them, that normalisation is fitted on
@@ -96,7 +96,7 @@ class PredictorStage:
         self,
         data: SlotWindows,
         autoencoder: SlotAutoencoder,
-        predictor: TrainedPredictorConfig,
+        predictor: AnyPredictorConfig,
         mask: MaskConfig,
         dynamics: DynamicsTrainingConfig,
         trainer: TrainerConfig,
@@ -225,7 +225,8 @@ class DynamicsLoss(nn.Module):
         predicted = roll(model, target, rollout[1], context)
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
-        along = objects + weight * mean_square(predicted.proprio - later.proprio)
+        # A target that is embedded could shrink to a constant.
+        along = objects + weight * mean_square(predicted.proprio - later.proprio.detach())
         return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
 
 
@@ -238,13 +239,14 @@ def _world_model(model: nn.Module) -> WorldModel:
 def fitted_world_model(
     data: SlotWindows,
     autoencoder: SlotAutoencoder,
-    predictor: TrainedPredictorConfig,
+    predictor: AnyPredictorConfig,
     dynamics: DynamicsTrainingConfig,
     seed: int,
 ) -> WorldModel:
     """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
 
-    Videos have no roles: whatever moves can be in any slot. Patches have none: whatever moves passes through them.
+    Videos have no roles: whatever moves can be in any slot. Patches have none: whatever moves passes through them. Nor
+    have slots of other encoders than ours: they do not tell where they are.
 
     Args:
         data: slots of a dataset.
@@ -260,7 +262,7 @@ def fitted_world_model(
         env_action_dim=data.actions.shape[1],
         action_block=dynamics.action_block,
     )
-    patches, horizon = isinstance(config.encoder, PatchConfig), dynamics.rollout_blocks
+    placed, horizon = isinstance(config.encoder, EncoderConfig), dynamics.rollout_blocks
     starts = data.window_starts("train", horizon + 1, config.action_block)
     rows = min(FIT_ROWS, FIT_NUMBERS // (config.encoder.n_slots * config.encoder.slot_dim), len(starts))
     chosen = np.random.default_rng(seed).choice(starts, rows, replace=False)
@@ -268,18 +270,24 @@ def fitted_world_model(
     blocks = data.blocks(chosen, 1, config.action_block)[:, 0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = replace(config, roles=find_roles(now, later) if config.proprio_dim and not patches else {})
+        config = replace(config, roles=find_roles(now, later) if config.proprio_dim and placed else {})
         model = WorldModel(config)
     model.encoder.load_state_dict(autoencoder.encoder.state_dict())
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
-    measure = (0, slice(None)) if patches else (POSITION_DIM, config.roles.get("block"))
-    model.processor.fit(now.slots, later.slots, now.proprio, blocks, *measure)
+    measure = slice(None) if isinstance(config.encoder, PatchConfig) else config.roles.get("block")
+    model.processor.fit(
+        now.slots,
+        later.slots,
+        now.proprio,
+        blocks,
+        POSITION_DIM if placed else 0,
+        measure,
+        raw_slots=model.predictor.raw_slots,
+    )
     return model
 
 
-def continued_world_model(
-    init: Checkpoint, autoencoder: SlotAutoencoder, predictor: TrainedPredictorConfig
-) -> WorldModel:
+def continued_world_model(init: Checkpoint, autoencoder: SlotAutoencoder, predictor: AnyPredictorConfig) -> WorldModel:
     """The world model of ``init``, to train on.
 
     Raises:

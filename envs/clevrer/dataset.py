@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -113,8 +113,16 @@ class Dataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not any(self.scenes(kind, split) for kind in FOLDERS for split in SPLITS):
+        if not any(self.scenes(kind, split) for kind in FOLDERS for split in SPLITS) and not self._asks():
             raise FileNotFoundError(f"no CLEVRER data set at {folder}: expected {scene_paths(folder, 'video', 0)[0]}")
+
+    def _asks(self) -> bool:
+        """Whether there are questions, which are enough where slots of the videos are elsewhere."""
+        for split in SPLITS:
+            with suppress(FileNotFoundError):
+                question_file(self.folder, split)
+                return True
+        return False
 
     def scenes(self, kind: str, split: str) -> list[int]:
         """Indices of the scenes of a split that have a file of a kind (``video``, ``annotation``, ...)."""
