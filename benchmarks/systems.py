@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
-from cjepa_agent.autoencoder import CONFIG, SlotAutoencoder
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import TransformerConfig
+from cjepa_agent.encoder import CONFIG
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
 from cjepa_agent.evaluation.planning import PlanningEvaluation
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.masking import MaskConfig, MaskKind
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
-from cjepa_agent.patches import PatchConfig
+from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictor import PredictorConfig
@@ -231,7 +232,7 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
     advice = f"train stage=encoder encoder={kind}, then extract with that encoder= and out={folder}"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{name} needs {kind}, but {folder} has none; {advice}")
-    if isinstance(SlotAutoencoder.load(folder).config, PatchConfig) != patches:
+    if isinstance(SlotAutoencoder.load(folder).config, PatchTokenConfig) != patches:
         raise ValueError(f"{name} needs {kind}, but {folder} holds others; {advice}")
 
 

@@ -7,16 +7,15 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from cjepa_agent.encoder import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.tensors import digest, load_tensors, save_tensors
 from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
 
-CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"
 RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
 
 
@@ -27,11 +26,6 @@ class SlotAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = config.build()
-
-    def forward(self, frames: Tensor, points: Tensor) -> tuple[Any, Any]:
-        """Encode frames (B, 3, H, W) and decode them at points (B, P, 2); returns what encoder and decoder return."""
-        encoding = self.encoder(frames)
-        return encoding, self.decoder(encoding.slots, points)
 
     @classmethod
     def of(cls, model: WorldModel) -> SlotAutoencoder:

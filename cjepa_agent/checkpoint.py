@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.given_slots import GivenSlotsConfig
-from cjepa_agent.patches import PatchConfig
+from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig
@@ -223,7 +223,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     world_model = WorldModelConfig.from_dict(model)
     encoder, predictor, system = world_model.encoder, model["predictor"], world_model.title
     what, parts, centred = "An object-centric world model", "object slots", ", object-centric"
-    if isinstance(encoder, PatchConfig):
+    if isinstance(encoder, PatchTokenConfig):
         what, parts, centred = "A world model of patches", "patch tokens", ""
     frames = "none: the encoder is not in this folder"
     if not isinstance(encoder, GivenSlotsConfig):

@@ -9,24 +9,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cjepa_agent.tensors import check_tensors
+
 if TYPE_CHECKING:
-    from transformers import Dinov2Model
+    from transformers import Dinov2Model, Dinov2WithRegistersModel
+    from typing_extensions import Self
 
 NORM_EPS = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SMALL = "facebook/dinov2-small"
+SMALL, SMALL_WITH_REGISTERS = "facebook/dinov2-small", "facebook/dinov2-with-registers-small"
+FAMILY = ("dinov2", "dinov2_with_registers")  # what transformers calls them
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    """Frames (B, 3, H, W) in [0, 1], ImageNet-normalised."""
-    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pixels - mean) / deviation
+class Backbone(nn.Module):
+    """A network that turns frames into features of patches, learned here or taken from elsewhere and frozen.
+
+    Attributes:
+        mean, deviation: of each colour in 0..1, which frames are normalised with.
+        heads: attention heads, which no tensor tells; 0 where the architecture has a name that does.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_STD
+    heads: int = 0
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in [0, 1] as the network wants them."""
+        mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.deviation))
+        return (pixels - mean) / deviation
+
+    def freeze_as(self, other: Backbone, source: str) -> None:
+        """Take the weights of another network, which came from ``source``, and train no more.
+
+        Raises:
+            ValueError: it has other sizes.
+        """
+        check_tensors(Path(source), other.state_dict(), self.state_dict())
+        if other.heads != self.heads:
+            raise ValueError(f"{source} has {other.heads} attention heads, encoder.heads is {self.heads}; set the same")
+        self.load_state_dict(other.state_dict(), strict=True)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen network stays in evaluation mode, so that its statistics stay as they are."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
 
 class _LayerScale(nn.Module):
@@ -58,14 +91,19 @@ class _Block(nn.Module):
         self.ls1, self.ls2 = _LayerScale(width), _LayerScale(width)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, mlp), "fc2": nn.Linear(mlp, width)})
 
+    def keys(self, x: Tensor) -> Tensor:
+        """What tokens (B, L, width) are found by, all heads together (B, L, width)."""
+        keys: Tensor = self.attn.qkv(self.norm1(x)).chunk(3, dim=-1)[1]
+        return keys
+
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
         hidden: Tensor = self.ls2(self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))))
         return x + hidden
 
 
-class DINOv2(nn.Module):
-    """Vision transformer without registers.
+class DINOv2(Backbone):
+    """Vision transformer.
 
     Args:
         width: channels of a patch.
@@ -76,6 +114,7 @@ class DINOv2(nn.Module):
             are interpolated.
         final_norm: apply the LayerNorm after the last block, as ``transformers`` does; the original VideoSAUR reads
             the last block itself.
+        registers: tokens beside those of patches, which belong to no place (Darcet et al. 2024, arXiv 2309.16588).
     """
 
     def __init__(
@@ -86,10 +125,12 @@ class DINOv2(nn.Module):
         patch: int = 14,
         positions: int = 37,
         final_norm: bool = True,
+        registers: int = 0,
     ) -> None:
         super().__init__()
-        self.patch, self.positions = patch, positions
+        self.patch, self.positions, self.heads, self.registers = patch, positions, heads, registers
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.reg_token = nn.Parameter(torch.randn(1, registers, width) * 0.02) if registers else None
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + positions**2, width) * 0.02)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.blocks = nn.ModuleList(_Block(width, heads, 4 * width) for _ in range(depth))
@@ -97,25 +138,42 @@ class DINOv2(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Features (B, patches, width), row by row, of frames (B, 3, H, W), ImageNet-normalised."""
+        return self._finished(self._before_last(frames))
+
+    def with_keys(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The same features, and the keys (B, patches, width) of the last block's attention."""
+        x = self._before_last(frames)
+        last = cast(_Block, self.blocks[-1])
+        return self._finished(x), last.keys(x)[:, 1 + self.registers :]
+
+    def _before_last(self, frames: Tensor) -> Tensor:
+        """All tokens as the last block sees them."""
         patches = self.patch_embed["proj"](frames)
         x = torch.cat([self.cls_token.expand(len(frames), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = x + self._position(patches.shape[-2:])
-        for block in self.blocks:
+        if self.reg_token is not None:
+            x = torch.cat([x[:, :1], self.reg_token.expand(len(frames), -1, -1), x[:, 1:]], dim=1)
+        for block in self.blocks[:-1]:
             x = block(x)
-        features: Tensor = self.norm(x)[:, 1:]
+        return x
+
+    def _finished(self, x: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.blocks[-1](x))[:, 1 + self.registers :]
         return features
 
     def _position(self, size: torch.Size) -> Tensor:
         if tuple(size) == (self.positions, self.positions):
             return self.pos_embed
-        grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.positions, self.positions))
-        grid = F.interpolate(grid.float(), tuple(size), mode="bicubic", align_corners=False).to(self.pos_embed.dtype)
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.positions, self.positions)).float()
+        # Meta's networks with registers were trained with smoothed embeddings, those without were not.
+        grid = F.interpolate(grid, tuple(size), mode="bicubic", align_corners=False, antialias=self.registers > 0)
+        return torch.cat([self.pos_embed[:, :1], grid.to(self.pos_embed.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
 # Names of transformers, below version 5 and from it on, and what they are called here.
 _RENAMED = (
     (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^layernorm\.", "norm."),
@@ -128,7 +186,7 @@ _PART = re.compile(r"\.attention\.(?:attention\.(query|key|value)|([qkv])_proj)\
 
 
 def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a ``transformers`` ``Dinov2Model``, any version, under the names used here.
+    """The tensors of a DINOv2 of ``transformers``, any version, under the names used here.
 
     Raises:
         ValueError: query, key or value of a layer is missing.
@@ -168,19 +226,24 @@ def pretrained(name: str = SMALL) -> DINOv2:
     except OSError as error:
         raise FileNotFoundError(
             f"the weights {name} are neither in the cache nor can the Hugging Face Hub be reached; where it can, run "
-            f"`hf download {name} --local-dir dinov2-small`, copy the folder here and give its path ({error})"
+            f"`hf download {name} --local-dir {Path(name).name}`, copy the folder here and give its path ({error})"
         ) from error
-    if model.config.model_type != "dinov2":
-        raise ValueError(f"{name} is a {model.config.model_type} model; expected dinov2, for example {SMALL}")
+    if model.config.model_type not in FAMILY:
+        raise ValueError(f"{name} is a {model.config.model_type} model; expected one of {FAMILY}, for example {SMALL}")
     return of_transformers(model)
 
 
-def of_transformers(model: Dinov2Model) -> DINOv2:
+def of_transformers(model: Dinov2Model | Dinov2WithRegistersModel) -> DINOv2:
     """The same network as a ``transformers`` model, copied, in evaluation mode."""
     config, tensors = model.config, from_transformers(model.state_dict())
     positions = config.image_size // config.patch_size
     network = DINOv2(
-        config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.patch_size, positions
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.patch_size,
+        positions,
+        registers=getattr(config, "num_register_tokens", 0),
     )
     network.load_state_dict(tensors, strict=True)
     return network.eval()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CONFIG, WEIGHTS = "encoder.json", "encoder.safetensors"  # of the folder of a trained encoder
 POSITION_SCALES = 3  # wavelengths of the centroid's embedding: 4, 2 and 1 times half the frame
 POSITION_DIM = 4 * POSITION_SCALES
 MOMENT_DIRECTIONS, MOMENT_SCALES = 8, 4
@@ -139,6 +140,14 @@ class FrameEncoder(nn.Module):
     def accepts(shape: Sequence[int], dtype: str) -> bool:
         """Whether a frame of this shape and type (as NumPy names it) can be encoded."""
         return dtype == "uint8" and len(shape) == 3 and shape[2] == 3
+
+    def load_weights(self) -> None:
+        """Before training: take the published weights of what stays frozen, where there is such a part.
+
+        Raises:
+            ValueError: a package is missing, or the weights are of another kind or of other sizes.
+            FileNotFoundError: neither the Hub nor the disk has them.
+        """
 
 
 class SlotEncoder(FrameEncoder):

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import CONFIG, RECIPE, WEIGHTS, SlotAutoencoder
+from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import SLOTS as CLEVRER_SLOTS
 from cjepa_agent.clevrer_slots import encode, extract_scenes
 from cjepa_agent.data import EpisodeFile
+from cjepa_agent.encoder import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.world_model import EncoderConfig

@@ -1,12 +1,13 @@
 """Patch tokens of frames, which DINO-WM (arXiv 2411.04983) predicts and plans with.
 
-A vision transformer of DINOv2's architecture turns each patch into a token, which takes the place of a slot. It is
-small and learned from frames by reconstruction, or it has Meta's weights and stays frozen while only the decoder is
-learned, as in DINO-WM; the world model never changes it. Unlike slots, tokens stay where they are: none is an object.
+A network turns each patch of a frame into a token, which takes the place of a slot. It is small and learned from frames
+by reconstruction, or it has published weights and stays frozen while only the decoder is learned, as in DINO-WM; the
+world model never changes it. Unlike slots, tokens stay where they are: none is an object.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,45 +15,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.dinov2 import SMALL, DINOv2, normalised, pretrained
-from cjepa_agent.encoder import FrameEncoder, at_points, prepare_frames
-from cjepa_agent.tensors import check_tensors
+from cjepa_agent.dinov2 import SMALL, SMALL_WITH_REGISTERS, Backbone, DINOv2, pretrained
+from cjepa_agent.encoder import CONFIG, WEIGHTS, FrameEncoder, at_points, prepare_frames
+from cjepa_agent.files import read_json
+from cjepa_agent.tensors import check_tensors, read_tensors
 
 
 @dataclass(frozen=True)
-class PatchConfig:
-    """Architecture of the patch encoder and its decoder.
+class PatchTokenConfig(ABC):
+    """What all patch encoders and their decoder have in common.
 
     Attributes:
-        kind: ``patches``.
+        kind: name of the architecture.
         slot_dim: D, channels of a token.
         image_size: side of the square input frames, px, a multiple of ``patch``; frames of other sizes are resized.
         patch: side of a patch, px.
-        depth: blocks of the encoder.
-        heads: its attention heads.
-        positions: patches along a side that its position embeddings were learned for; null for those of a frame.
         decoder_width: channels of the decoder.
-        weights: DINOv2's, which stay frozen: a Hub id or folder, read by ``stage=encoder`` alone; empty to learn all.
+        weights: where the encoder's weights come from, which then stay frozen; read by ``stage=encoder`` alone. Empty
+            to learn all.
     """
 
-    kind: str = "patches"
-    slot_dim: int = 64
-    image_size: int = 64
-    patch: int = 8
-    depth: int = 3
-    heads: int = 4
-    positions: int | None = None
-    decoder_width: int = 128
-    weights: str = ""
+    kind: str
+    slot_dim: int
+    image_size: int
+    patch: int
+    decoder_width: int
+    weights: str
 
     def __post_init__(self) -> None:
-        sizes = (self.slot_dim, self.image_size, self.patch, self.depth, self.heads, self.decoder_width)
-        if min(*sizes, 1 if self.positions is None else self.positions) < 1:
+        if min(self.slot_dim, self.image_size, self.patch, self.decoder_width) < 1:
             raise ValueError(f"encoder sizes must be positive, got {self}")
         if self.image_size % self.patch:
             raise ValueError(f"encoder.image_size {self.image_size} is not a multiple of encoder.patch {self.patch}")
-        if self.slot_dim % self.heads:
-            raise ValueError(f"encoder.slot_dim {self.slot_dim} is not a multiple of encoder.heads {self.heads}")
 
     @property
     def grid(self) -> int:
@@ -64,9 +58,64 @@ class PatchConfig:
         """S, patches of a frame."""
         return self.grid**2
 
+    @abstractmethod
+    def backbone(self) -> Backbone:
+        """The network that makes tokens, with random weights."""
+
+    @abstractmethod
+    def pretrained(self) -> Backbone:
+        """A network with the weights that ``weights`` names.
+
+        Raises:
+            ValueError: a package is missing, or the weights are of another kind.
+            FileNotFoundError: neither the Hub nor the disk has them.
+        """
+
     def build(self) -> tuple[PatchEncoder, PatchDecoder]:
         """Encoder and decoder with random weights."""
         return PatchEncoder(self), PatchDecoder(self)
+
+
+@dataclass(frozen=True)
+class PatchConfig(PatchTokenConfig):
+    """A small vision transformer of DINOv2's architecture, learned from the frames by reconstruction.
+
+    Attributes:
+        kind: ``patches``.
+        depth: blocks of the encoder.
+        heads: its attention heads.
+        positions: patches along a side that its position embeddings were learned for; null for those of a frame.
+        registers: tokens of no place beside the patches', as in DINOv2 with registers; they are not predicted.
+        weights: DINOv2's, a Hub id or folder, or the folder of a trained ``patches`` encoder, which stay frozen; read
+            by ``stage=encoder`` alone. Empty to learn all.
+    """
+
+    kind: str = "patches"
+    slot_dim: int = 64
+    image_size: int = 64
+    patch: int = 8
+    decoder_width: int = 128
+    weights: str = ""
+    depth: int = 3
+    heads: int = 4
+    positions: int | None = None
+    registers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.depth, self.heads, 1 if self.positions is None else self.positions, 1 + self.registers) < 1:
+            raise ValueError(f"encoder sizes must be positive, got {self}")
+        if self.slot_dim % self.heads:
+            raise ValueError(f"encoder.slot_dim {self.slot_dim} is not a multiple of encoder.heads {self.heads}")
+
+    def backbone(self) -> DINOv2:
+        """See ``PatchTokenConfig``."""
+        positions = self.positions or self.grid
+        return DINOv2(self.slot_dim, self.depth, self.heads, self.patch, positions, registers=self.registers)
+
+    def pretrained(self) -> DINOv2:
+        """See ``PatchTokenConfig``."""
+        return pretrained_backbone(self.weights)
 
 
 @dataclass(frozen=True)
@@ -81,11 +130,46 @@ class DINOv2PatchConfig(PatchConfig):
     slot_dim: int = 384
     image_size: int = 196
     patch: int = 14
+    decoder_width: int = 256
+    weights: str = SMALL
     depth: int = 12
     heads: int = 6
     positions: int | None = 37
-    decoder_width: int = 256
-    weights: str = SMALL
+
+
+@dataclass(frozen=True)
+class DINOv2RegistersConfig(DINOv2PatchConfig):
+    """DINO-WM-Reg: the same tokens of DINOv2 with registers.
+
+    Attributes:
+        kind: ``dinov2_reg``.
+    """
+
+    kind: str = "dinov2_reg"
+    weights: str = SMALL_WITH_REGISTERS
+    registers: int = 4
+
+
+def pretrained_backbone(weights: str) -> DINOv2:
+    """A DINOv2 from the Hub or a folder, see ``dinov2.pretrained``, or that of an encoder folder of patches.
+
+    Raises:
+        ValueError: ``transformers`` is needed and not installed, or the weights are of another kind.
+        FileNotFoundError: neither the Hub nor the disk has them.
+    """
+    folder = Path(weights)
+    if not (folder / CONFIG).is_file():
+        return pretrained(weights)
+    values = read_json(folder / CONFIG)
+    kinds = {kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, DINOv2RegistersConfig)}
+    if values.get("kind") not in kinds:
+        raise ValueError(f"{folder} holds an encoder of kind {values.get('kind')}; expected one of {list(kinds)}")
+    network, prefix = kinds[values["kind"]](**values).backbone(), "encoder.backbone."
+    tensors = read_tensors(folder / WEIGHTS)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    check_tensors(folder / WEIGHTS, tensors, network.state_dict())
+    network.load_state_dict(tensors, strict=True)
+    return network.eval()
 
 
 class PatchEncoding(NamedTuple):
@@ -101,33 +185,24 @@ class PatchEncoder(FrameEncoder):
         config: architecture.
     """
 
-    def __init__(self, config: PatchConfig) -> None:
+    def __init__(self, config: PatchTokenConfig) -> None:
         super().__init__()
-        self.image_size, self.weights = config.image_size, config.weights
-        self.backbone = DINOv2(
-            config.slot_dim, config.depth, config.heads, config.patch, config.positions or config.grid
-        )
+        self.config = config
+        self.backbone = config.backbone()
 
     def load_weights(self) -> None:
-        """Take DINOv2's weights and train no more.
-
-        Raises:
-            ValueError: ``transformers`` is not installed, or the weights are of other sizes.
-            FileNotFoundError: neither the Hub nor the disk has them.
-        """
-        tensors = pretrained(self.weights).state_dict()
-        check_tensors(Path(self.weights), tensors, self.backbone.state_dict())
-        self.backbone.load_state_dict(tensors, strict=True)
-        self.requires_grad_(False)
+        """See ``FrameEncoder``; nothing is loaded where all is to be learned."""
+        if self.config.weights:
+            self.backbone.freeze_as(self.config.pretrained(), self.config.weights)
 
     def read(self, frames: Tensor) -> Tensor:
         """Tokens (B, S, D) of frames (B, H, W, 3), uint8 of any size; raises ValueError for another shape or dtype."""
-        tokens: Tensor = self(prepare_frames(frames, self.image_size)).slots
+        tokens: Tensor = self(prepare_frames(frames, self.config.image_size)).slots
         return tokens
 
     def forward(self, frames: Tensor) -> PatchEncoding:
         """Encode frames (B, 3, H, W), float in [0, 1]."""
-        return PatchEncoding(self.backbone(normalised(frames)))
+        return PatchEncoding(self.backbone(self.backbone.normalised(frames)))
 
 
 class PatchDecoder(nn.Module):
@@ -137,7 +212,7 @@ class PatchDecoder(nn.Module):
         config: architecture.
     """
 
-    def __init__(self, config: PatchConfig) -> None:
+    def __init__(self, config: PatchTokenConfig) -> None:
         super().__init__()
         self.grid, width = config.grid, config.decoder_width
         self.layers = nn.Sequential(

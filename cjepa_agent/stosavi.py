@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from cjepa_agent.encoder import ColourDecoder, VideoEncoder, at_points, prepare_frames
 
 ATTENTION_EPS = 1e-6
-IMAGE_SIZE, BROADCAST = 64, 8  # px; positions along a side that slots are broadcast to
+GROWTH = 8  # how much larger the decoder makes the grid that slots are broadcast to
 
 
 @dataclass(frozen=True)
 class StoSAViConfig:
-    """Architecture; the defaults are those of the released CLEVRER encoder.
+    """StoSAVi (SAVi in C-JEPA's tables); the defaults are those of the released CLEVRER encoder.
 
     Attributes:
         kind: ``stosavi``.
@@ -23,7 +24,7 @@ class StoSAViConfig:
         slot_dim: D.
         width: channels of encoder and decoder CNN.
         iterations: rounds of slot attention per frame.
-        image_size: side of the input frames, 64 px; frames of other sizes are resized.
+        image_size: side of the square input frames, px, a multiple of 8; frames of other sizes are resized.
     """
 
     kind: str = "stosavi"
@@ -31,15 +32,30 @@ class StoSAViConfig:
     slot_dim: int = 128
     width: int = 64
     iterations: int = 2
-    image_size: int = IMAGE_SIZE
+    image_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.image_size != IMAGE_SIZE:
-            raise ValueError(f"encoder.image_size must be {IMAGE_SIZE} for stosavi, got {self.image_size}")
+        if min(self.n_slots, self.slot_dim, self.width, self.iterations, self.image_size) < 1:
+            raise ValueError(f"encoder sizes must be positive, got {self}")
+        if self.image_size % GROWTH:
+            raise ValueError(f"encoder.image_size must be a multiple of {GROWTH} for stosavi, got {self.image_size}")
 
     def build(self) -> tuple[StoSAViEncoder, BroadcastDecoder]:
         """Encoder and decoder with random weights."""
         return StoSAViEncoder(self), BroadcastDecoder(self)
+
+
+@dataclass(frozen=True)
+class SAViConfig(StoSAViConfig):
+    """StoSAVi for Push-T, small enough to train on a CPU.
+
+    Attributes:
+        kind: ``savi``.
+    """
+
+    kind: str = "savi"
+    n_slots: int = 4
+    width: int = 16
 
 
 class _Position(nn.Module):
@@ -95,6 +111,18 @@ class _Transition(nn.Module):
         return moved
 
 
+class CarriedSlots(NamedTuple):
+    """What the encoder found in videos, and how sure it was of where attention starts.
+
+    Attributes:
+        slots: (B, T, S, D).
+        log_variance: (B, T, S, D) of the kernels, the slots that attention starts from.
+    """
+
+    slots: Tensor
+    log_variance: Tensor
+
+
 class StoSAViEncoder(VideoEncoder):
     """Frames to slots.
 
@@ -114,7 +142,7 @@ class StoSAViEncoder(VideoEncoder):
             convolution = nn.Conv2d(width if layer else 3, width, 5, padding=2)
             convolutions.append(nn.Sequential(convolution, nn.ReLU()) if layer < 3 else nn.Sequential(convolution))
         self.encoder = nn.Sequential(*convolutions)
-        self.encoder_pos_embedding = _Position(width, IMAGE_SIZE)
+        self.encoder_pos_embedding = _Position(width, config.image_size)
         self.encoder_out_layer = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim)
         )
@@ -125,28 +153,34 @@ class StoSAViEncoder(VideoEncoder):
 
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
         """See ``VideoEncoder``; ``initial`` counts as the slots of the frame before."""
-        latents = self.init_latents.expand(len(frames), -1, -1) if initial is None else self.predictor(initial)
-        return self.attend(latents, self.features(frames))
+        pixels = prepare_frames(frames, self.config.image_size)
+        return self.carry(pixels.unsqueeze(1), initial=initial).slots[:, 0]
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (T, S, D) is standard normal, None means 0."""
-        slots, path = None, []
-        for index, frame in enumerate(frames.split(1)):
-            latents = self.init_latents if slots is None else self.predictor(slots)
-            slots = self.attend(latents, self.features(frame), None if noise is None else noise[index])
-            path.append(slots)
-        return torch.cat(path)
+        pixels = prepare_frames(frames, self.config.image_size)
+        return self.carry(pixels.unsqueeze(0), None if noise is None else noise.unsqueeze(0)).slots[0]
 
-    def attend(self, latents: Tensor, features: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Slots (B, S, D) found in features (B, positions, D) from latents (B, S, D)."""
-        mean, log_variance = self.kernel_dist_layer(latents).chunk(2, dim=-1)
-        kernels = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
-        slots: Tensor = self.slot_attention(kernels, features, self.config.iterations)
-        return slots
+    def carry(self, videos: Tensor, noise: Tensor | None = None, initial: Tensor | None = None) -> CarriedSlots:
+        """Slots of each frame, from those of the frame before it.
+
+        Args:
+            videos: (B, T, 3, H, W) in [0, 1], of the configured size.
+            noise: (B, T, S, D), standard normal, of which kernels are made; None for their mean.
+            initial: (B, S, D) slots of the frame before the first; None at the beginning of a video.
+        """
+        slots, path = initial, []
+        for time, frames in enumerate(videos.unbind(1)):
+            latents = self.init_latents.expand(len(frames), -1, -1) if slots is None else self.predictor(slots)
+            mean, log_variance = self.kernel_dist_layer(latents).chunk(2, dim=-1)
+            kernels = mean if noise is None else mean + noise[:, time] * (0.5 * log_variance).exp()
+            slots = self.slot_attention(kernels, self.features(frames), self.config.iterations)
+            path.append((slots, log_variance))
+        return CarriedSlots(*(torch.stack(parts, dim=1) for parts in zip(*path, strict=True)))
 
     def features(self, frames: Tensor) -> Tensor:
-        """Features (B, positions, D) of frames (B, H, W, 3) uint8."""
-        grid = self.encoder_pos_embedding(self.encoder(2 * prepare_frames(frames, IMAGE_SIZE) - 1))
+        """Features (B, positions, D) of frames (B, 3, H, W) in [0, 1]."""
+        grid = self.encoder_pos_embedding(self.encoder(2 * frames - 1))
         features: Tensor = self.encoder_out_layer(grid.flatten(2).transpose(1, 2))
         return features
 
@@ -160,19 +194,24 @@ class BroadcastDecoder(ColourDecoder):
 
     def __init__(self, config: StoSAViConfig) -> None:
         super().__init__()
-        dim, width = config.slot_dim, config.width
+        dim, width, self.broadcast = config.slot_dim, config.width, config.image_size // GROWTH
         layers: list[nn.Module] = []
         for layer, stride in enumerate((2, 2, 2, 1)):
             convolution = nn.ConvTranspose2d(width if layer else dim, width, 5, stride, 2, stride - 1)
             layers.append(nn.Sequential(convolution, nn.ReLU()))
         self.decoder = nn.Sequential(*layers, nn.Conv2d(width, 4, 1))
-        self.decoder_pos_embedding = _Position(dim, BROADCAST)
+        self.decoder_pos_embedding = _Position(dim, self.broadcast)
 
     def draw(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours (B, S, 3, 64, 64) in -1..1 and masks (B, S, 64, 64), summing to 1 over slots, of slots (B, S, D)."""
-        grid = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, BROADCAST, BROADCAST)
+        """Colours (B, S, 3, H, W) in -1..1 and masks (B, S, H, W), summing to 1 over slots, of slots (B, S, D)."""
+        grid = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, self.broadcast, self.broadcast)
         drawn = self.decoder(self.decoder_pos_embedding(grid)).unflatten(0, slots.shape[:2])
         return drawn[:, :, :3], drawn[:, :, 3].softmax(dim=1)
+
+    def blend(self, slots: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in -1..1, the colours of slots (B, S, D) by their masks."""
+        colours, masks = self.draw(slots)
+        return (colours * masks.unsqueeze(2)).sum(1)
 
     def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Decode slots (B, S, D) at points (B, P, 2) in [-1, 1].

@@ -12,17 +12,17 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import open_episodes
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
-from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import open_slots
-from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
+from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import Run, Stage, TrainerConfig
+from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig
+from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, TrainedEncoderConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
 
@@ -55,7 +55,7 @@ class TrainConfig:
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     out: Path = field(default_factory=lambda: cache_folder() / "run")
     init: str | None = None
-    encoder: EncoderConfig | PatchConfig | DINOv2PatchConfig = field(default_factory=EncoderConfig)
+    encoder: TrainedEncoderConfig = field(default_factory=EncoderConfig)
     predictor: AnyPredictorConfig = field(default_factory=PredictorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)

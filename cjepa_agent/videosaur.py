@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dinov2 import DINOv2, normalised
+from cjepa_agent.dinov2 import SMALL, DINOv2
 from cjepa_agent.encoder import ColourDecoder, VideoEncoder, at_points, prepare_frames
+from cjepa_agent.patches import pretrained_backbone
 
 ATTENTION_EPS = 1e-8
 HEADS = 4  # of the transition and of the decoder
@@ -19,7 +21,7 @@ HEADS = 4  # of the transition and of the decoder
 
 @dataclass(frozen=True)
 class VideoSAURConfig:
-    """Architecture; the defaults are those of the released Push-T encoder (7 slots for CLEVRER).
+    """VideoSAUR on frozen DINOv2; the defaults are those of the released Push-T encoder (7 slots for CLEVRER).
 
     Attributes:
         kind: ``videosaur``.
@@ -32,7 +34,10 @@ class VideoSAURConfig:
         final_norm: features after DINOv2's last LayerNorm (C-JEPA), or before it (the original VideoSAUR).
         iterations: rounds of slot attention; the first frame of a video has one more.
         decoder_width: hidden units of the decoder's renderer.
-        outputs: numbers that the decoder predicts per patch.
+        outputs: numbers that the decoder predicts per patch; null for those that are trained, the features of a patch
+            and how similar it is to each patch of the next frame.
+        weights: DINOv2's, a Hub id or folder; or the folder of a trained ``patches`` encoder; read by
+            ``stage=encoder`` alone, and frozen. Empty for random features, which show that the rest works.
         seed: of the noise that slots start from. The authors draw it anew for every video, without a seed.
     """
 
@@ -48,10 +53,14 @@ class VideoSAURConfig:
     final_norm: bool = True
     iterations: int = 2
     decoder_width: int = 1024
-    outputs: int = 580
+    outputs: int | None = None
+    weights: str = SMALL
     seed: int = 0
 
     def __post_init__(self) -> None:
+        sizes = (self.n_slots, self.slot_dim, self.image_size, self.patch, self.width, self.depth, self.heads)
+        if min(*sizes, self.positions, self.iterations, self.decoder_width) < 1:
+            raise ValueError(f"encoder sizes must be positive, got {self}")
         if self.image_size % self.patch or self.width % self.heads or self.slot_dim % HEADS:
             raise ValueError(f"encoder sizes do not divide, got {self}")
 
@@ -60,9 +69,33 @@ class VideoSAURConfig:
         """Patches along a side of a frame."""
         return self.image_size // self.patch
 
+    @property
+    def trained_outputs(self) -> int:
+        """Numbers per patch that the training objective needs: features, and similarities to all patches."""
+        return self.width + self.grid**2
+
     def build(self) -> tuple[VideoSAUREncoder, SlotMixer]:
         """Encoder and decoder with random weights."""
         return VideoSAUREncoder(self), SlotMixer(self)
+
+
+@dataclass(frozen=True)
+class SmallVideoSAURConfig(VideoSAURConfig):
+    """VideoSAUR with ``encoder=patches`` in place of DINOv2: set ``encoder.weights`` to the folder of a trained one.
+
+    Attributes:
+        kind: ``videosaur_small``.
+    """
+
+    kind: str = "videosaur_small"
+    image_size: int = 64
+    patch: int = 8
+    width: int = 64
+    depth: int = 3
+    heads: int = 4
+    positions: int = 8
+    decoder_width: int = 256
+    weights: str = ""
 
 
 class _Attention(nn.Module):
@@ -139,6 +172,7 @@ class VideoSAUREncoder(VideoEncoder):
         self.config, self.n_slots, self.slot_dim = config, config.n_slots, config.slot_dim
         width, dim = config.width, config.slot_dim
         self.backbone = DINOv2(width, config.depth, config.heads, config.patch, config.positions, config.final_norm)
+        self.backbone.requires_grad_(False)
         self.output_transform = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, dim)
         )
@@ -150,29 +184,42 @@ class VideoSAUREncoder(VideoEncoder):
         noise = torch.randn(config.n_slots, dim, generator=torch.Generator().manual_seed(config.seed))
         self.register_buffer("noise", noise, persistent=False)
 
+    def load_weights(self) -> None:
+        """See ``FrameEncoder``; without ``weights`` the backbone stays random."""
+        if self.config.weights:
+            self.backbone.freeze_as(pretrained_backbone(self.config.weights), self.config.weights)
+
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
         """See ``VideoEncoder``; ``initial`` takes the place of the noise."""
         start = self.initial(self.noise).expand(len(frames), -1, -1) if initial is None else initial
-        return self.corrector(start, self.features(frames), self.config.iterations + 1)  # type: ignore[no-any-return]
+        return self.carry([self.features(frames)], start)[:, 0]
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (S, D) is standard normal."""
-        slots = self.initial(self.noise if noise is None else noise).unsqueeze(0)
+        start = self.initial(self.noise if noise is None else noise)
+        return self.carry((self.features(frame) for frame in frames.split(1)), start.unsqueeze(0))[0]
+
+    def carry(self, features: Iterable[Tensor], start: Tensor) -> Tensor:
+        """Slots (B, T, S, D) of features (B, patches, D) of T frames, each from those of the frame before.
+
+        Args:
+            features: of one frame after another.
+            start: (B, S, D), what the first frame's slots are found from.
+        """
         path: list[Tensor] = []
-        for index, frame in enumerate(frames.split(1)):
-            if path:
-                slots = self.transition(path[-1])
-            path.append(self.corrector(slots, self.features(frame), self.config.iterations + (index == 0)))
-        return torch.cat(path)
+        for frame in features:
+            slots = self.transition(path[-1]) if path else start
+            path.append(self.corrector(slots, frame, self.config.iterations + (not path)))
+        return torch.stack(path, dim=1)
 
     def initial(self, noise: Tensor) -> Tensor:
-        """Slots (S, D) to start from, of standard normal noise (S, D)."""
-        return (self.mean + noise * self.log_std.exp())[0]
+        """Slots (..., S, D) to start from, of standard normal noise (..., S, D)."""
+        return self.mean[0] + noise * self.log_std[0].exp()
 
     def features(self, frames: Tensor) -> Tensor:
         """Features (B, patches, D) of frames (B, H, W, 3) uint8."""
-        pixels = prepare_frames(frames, self.config.image_size)
-        features: Tensor = self.output_transform(self.backbone(normalised(pixels)))
+        pixels = self.backbone.normalised(prepare_frames(frames, self.config.image_size))
+        features: Tensor = self.output_transform(self.backbone(pixels))
         return features
 
 
@@ -198,7 +245,7 @@ class SlotMixer(ColourDecoder):
             nn.Linear(hidden, hidden),
             nn.ReLU(),
         )
-        self.output_transform = nn.Linear(hidden, config.outputs)
+        self.output_transform = nn.Linear(hidden, config.outputs or config.trained_outputs)
         self.pos_emb = nn.Parameter(torch.randn(1, config.grid**2, dim) * dim**-0.5)
 
     def mix(self, slots: Tensor) -> tuple[Tensor, Tensor]:

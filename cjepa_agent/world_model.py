@@ -22,14 +22,22 @@ from cjepa_agent.given_slots import AbsentEncoder, GivenSlotsConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
-from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder, PatchEncoder
+from cjepa_agent.patches import (
+    DINOv2PatchConfig,
+    DINOv2RegistersConfig,
+    PatchConfig,
+    PatchDecoder,
+    PatchEncoder,
+    PatchTokenConfig,
+)
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.processor import Processor
 from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
-from cjepa_agent.stosavi import StoSAViConfig
-from cjepa_agent.videosaur import VideoSAURConfig
+from cjepa_agent.stosavi import SAViConfig, StoSAViConfig
+from cjepa_agent.timm_patches import TimmPatchConfig
+from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 
 Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
 Decoder = ColourDecoder | PatchDecoder
@@ -79,15 +87,24 @@ class EncoderConfig:
         return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
 
 
-AnyEncoderConfig = EncoderConfig | PatchConfig | VideoSAURConfig | StoSAViConfig | GivenSlotsConfig
+TrainedEncoderConfig = (
+    EncoderConfig
+    | PatchConfig
+    | DINOv2PatchConfig
+    | DINOv2RegistersConfig
+    | TimmPatchConfig
+    | StoSAViConfig
+    | SAViConfig
+    | VideoSAURConfig
+    | SmallVideoSAURConfig
+)
+AnyEncoderConfig = TrainedEncoderConfig | GivenSlotsConfig
 AnyPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig | ReleasedPredictorConfig
 
 
 def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
     """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyEncoderConfig]] = {
-        kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, VideoSAURConfig, StoSAViConfig, GivenSlotsConfig)
-    }
+    kinds: dict[Any, type[AnyEncoderConfig]] = {kind.kind: kind for kind in get_args(AnyEncoderConfig)}
     return kinds.get(values.get("kind"), EncoderConfig)(**values)
 
 
@@ -126,9 +143,12 @@ class WorldModelConfig:
 
     @property
     def title(self) -> str:
-        """What the system is called: OC-DINO-WM is DINO-WM where its tokens are patches."""
+        """What the system is called: OC-DINO-WM is DINO-WM where its tokens are patches, -Reg with registers."""
         title = self.predictor.title
-        return title.removeprefix("OC-") if isinstance(self.encoder, PatchConfig) else title
+        if not isinstance(self.encoder, PatchTokenConfig):
+            return title
+        registers = isinstance(self.encoder, PatchConfig) and self.encoder.registers
+        return title.removeprefix("OC-") + ("-Reg" if registers else "")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> WorldModelConfig:

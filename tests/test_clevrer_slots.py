@@ -32,8 +32,8 @@ from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import RolloutConfig, continued, object_slots, rollout
 from cjepa_agent.slot_data import VideoSlotData, open_slots
 from cjepa_agent.train import TrainConfig, train
-from cjepa_agent.training.encoder_stage import SlotTrainingConfig
 from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig

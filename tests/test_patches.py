@@ -33,8 +33,9 @@ from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlanStart
 from cjepa_agent.slot_data import SlotData
 from cjepa_agent.train import TrainConfig, train
-from cjepa_agent.training.encoder_stage import EncoderStage, SlotTrainingConfig
+from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig
+from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, fitted_world_model
 from cjepa_agent.world_model import WorldModel, WorldModelConfig, encoder_config
 from configs.command import build
@@ -158,6 +159,8 @@ def test_dino_wm_has_196_tokens_of_384_numbers() -> None:
     with torch.device("meta"):
         own, published = config.build()[0].backbone.state_dict(), DINOv2().state_dict()
     assert {name: t.shape for name, t in own.items()} == {name: t.shape for name, t in published.items()}
+    titles = [WorldModelConfig(replace(TINY, registers=count), PREDICTOR).title for count in (0, 4)]
+    assert titles == ["DINO-WM", "DINO-WM-Reg"]
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from cjepa_agent.latent import Latent
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
-from cjepa_agent.training.encoder_stage import SlotTrainingConfig, draw_points, mixture_nll
 from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
+from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
 from cjepa_agent.world_model import EncoderConfig
 from envs.pusht.render import PushTRenderer

@@ -221,26 +221,47 @@ def test_broadcast_decoder() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["Dinov2", "Dinov2WithRegisters"])
 @pytest.mark.parametrize("side", [28, 56])
-def test_dinov2_is_that_of_transformers(side: int) -> None:
+def test_dinov2_is_that_of_transformers(side: int, name: str) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra dinov2 is not installed")
     torch.manual_seed(0)
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 56, "patch_size": 14}
-    model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    pixels = torch.randn(2, 3, side, side)
-    expected = model(pixels).last_hidden_state[:, 1:]
-    torch.testing.assert_close(dinov2.of_transformers(model)(pixels), expected, atol=1e-4, rtol=1e-4)
+    pixels, patches = torch.randn(2, 3, side, side), (side // 14) ** 2
+    expected = model(pixels).last_hidden_state[:, -patches:]
+    network = dinov2.of_transformers(model)
+    torch.testing.assert_close(network(pixels), expected, atol=1e-4, rtol=1e-4)
+    features, keys = network.with_keys(pixels)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    assert keys.shape == (2, patches, 24)
+
+
+def test_registers_are_no_tokens() -> None:
+    """They change the patches' features, by attention, and are not among them."""
+    torch.manual_seed(0)
+    network, pixels = dinov2.DINOv2(8, 2, 2, patch=7, positions=2, registers=3), torch.randn(1, 3, 14, 14)
+    features = network(pixels)
+    assert features.shape == (1, 4, 8) and "reg_token" in network.state_dict()
+    with torch.no_grad():
+        network.reg_token.normal_()
+    assert (network(pixels) - features).abs().max() > 1e-3
+    assert "reg_token" not in dinov2.DINOv2(8, 2, 2, patch=7, positions=2).state_dict(), "older files have none"
 
 
 def test_dinov2_loads_a_folder_and_explains_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra dinov2 is not installed")
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "image_size": 28, "patch_size": 14}
-    model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
-    model.save_pretrained(tmp_path / "small")
-    loaded = dinov2.pretrained(str(tmp_path / "small"))
-    assert torch.equal(loaded.norm.weight, model.layernorm.weight)
+    for name, registers in (("Dinov2", 0), ("Dinov2WithRegisters", 4)):
+        model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes)).eval()
+        model.save_pretrained(tmp_path / name)
+        loaded = dinov2.pretrained(str(tmp_path / name))
+        assert torch.equal(loaded.norm.weight, model.layernorm.weight) and loaded.registers == registers
+    transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=24)).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="is a vit model; expected one of"):
+        dinov2.pretrained(str(tmp_path / "vit"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="hf download .*copy the folder here"):
         dinov2.pretrained(str(tmp_path / "nowhere"))

@@ -18,7 +18,7 @@ from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import mean_square, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.patches import PatchConfig
+from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.slot_data import SlotWindows
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
@@ -274,7 +274,7 @@ def fitted_world_model(
         model = WorldModel(config)
     model.encoder.load_state_dict(autoencoder.encoder.state_dict())
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
-    measure = slice(None) if isinstance(config.encoder, PatchConfig) else config.roles.get("block")
+    measure = slice(None) if isinstance(config.encoder, PatchTokenConfig) else config.roles.get("block")
     model.processor.fit(
         now.slots,
         later.slots,
