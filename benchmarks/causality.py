@@ -73,7 +73,8 @@ class CausalityBenchmark:
 
     Attributes:
         systems: ``oc-jepa`` (nothing hidden), ``c-jepa-1`` (1 object hidden), ``c-jepa-2-token``, ``-tube`` and
-            ``-fixed`` (other kinds of mask at the same rate), ``slotformer``, ``ocvp``, ``oc-dino-wm``.
+            ``-fixed`` (other kinds of mask at the same rate), ``slotformer``, ``ocvp``, ``oc-dino-wm``, ``ctt``,
+            ``ctt-published``; see ``benchmarks.systems``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
         slots: folder of its slots, ``python -m cjepa_agent.extract encoder=state``.
@@ -144,17 +145,14 @@ class CausalityBenchmark:
 
     def training(self, name: str, seed: int) -> TrainConfig:
         """How a predictor is trained; its folder has a name that only these settings have."""
-        chosen = system(name, self.predictor)
         settings = TrainConfig(
             data=self.data,
             slots=self.slots,
             out=self.runs,
-            predictor=chosen.predictor,
-            mask=chosen.mask,
             dynamics=self.dynamics,
             trainer=replace(self.trainer, seed=seed),
         )
-        return in_own_folder(settings, f"{name}-{seed}")
+        return in_own_folder(system(name, self.predictor).of(settings), f"{name}-{seed}")
 
     def answering(self, predictor: Path, seed: int) -> TrainConfig:
         """How ALOE is trained on the videos of the predictor that was trained in a folder."""

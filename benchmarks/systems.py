@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.encoder import CONFIG
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
@@ -26,6 +27,7 @@ from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig, make_run
+from cjepa_agent.training.image_loss import drawn_size
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.world_model import AnyPredictorConfig
@@ -33,6 +35,7 @@ from configs.command import command
 from configs.presets import preset
 
 UNMASKED = MaskConfig(count=0)
+IMAGE_WEIGHT = 1.0  # published for SlotFormer and for OCVP
 PAGE = """# C-JEPA beside other predictors of slots
 
 Written by `python -m benchmarks.systems`; settings, machine and all figures are in `{source}`. Each system was trained
@@ -55,11 +58,20 @@ class System:
         predictor: architecture.
         mask: what is hidden from it while it trains.
         patches: whether it predicts patch tokens in place of slots.
+        ctt: terms of the attention graph beside C-JEPA's loss.
+        images: whether predictions are also compared as images, with the published weight.
     """
 
     predictor: AnyPredictorConfig
     mask: MaskConfig = UNMASKED
     patches: bool = False
+    ctt: CTTConfig = field(default_factory=CTTConfig)
+    images: bool = False
+
+    def of(self, settings: TrainConfig) -> TrainConfig:
+        """Its training, with data, schedule and whatever else all systems share from ``settings``."""
+        dynamics = replace(settings.dynamics, image_weight=IMAGE_WEIGHT) if self.images else settings.dynamics
+        return replace(settings, predictor=self.predictor, mask=self.mask, ctt=self.ctt, dynamics=dynamics)
 
 
 def system(name: str, cjepa: PredictorConfig) -> System:
@@ -73,13 +85,18 @@ def system(name: str, cjepa: PredictorConfig) -> System:
         ValueError: the name is unknown.
     """
     values = {item.name: getattr(cjepa, item.name) for item in fields(TransformerConfig)}
+    slotformer = SlotFormerConfig(**values)
+    ocvp = OCVPConfig(**{**values, "depth": (cjepa.depth + 1) // 2})  # each of its layers has two blocks
     known = {
         "oc-jepa": System(cjepa),
         "oc-dino-wm": System(OCDINOWMConfig(**values)),
         "dino-wm": System(OCDINOWMConfig(**values), patches=True),
-        "slotformer": System(SlotFormerConfig(**values)),
-        # Each of its layers has two blocks.
-        "ocvp": System(OCVPConfig(**{**values, "depth": (cjepa.depth + 1) // 2})),
+        "slotformer": System(slotformer),
+        "slotformer-image": System(slotformer, images=True),
+        "ocvp": System(ocvp),
+        "ocvp-image": System(ocvp, images=True),
+        "ctt": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "corrected")),
+        "ctt-published": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "published")),
     }
     if masked := re.fullmatch(r"c-jepa-([1-9]\d*)(?:-(token|tube|fixed)|-(concat))?", name):
         count, kind, concat = masked.groups()
@@ -101,14 +118,16 @@ class SystemsBenchmark:
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
             ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
             ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-1-concat`` (proprioception and
-            action in every slot's token).
+            action in every slot's token); ``ctt`` (``c-jepa-1`` with the terms of Causal Transformation Theory) and
+            ``ctt-published`` (with their degenerate graph); ``slotformer-image`` and ``ocvp-image`` (predictions also
+            compared with the frames, which the encoder's decoder must be able to draw).
         training_seeds: each system is trained once with each.
         data: episode file, HDF5.
         slots: folder of extracted slots.
         patches: folder of extracted patch tokens, for ``dino-wm``.
         runs: folder for training runs; each has a folder of its own there.
         predictor: C-JEPA's architecture, whose sizes all have; of OCVP's pairs of blocks there are half as many.
-        dynamics: what predictors are trained on.
+        dynamics: what predictors are trained on; ``image_weight`` is replaced for systems that end in ``-image``.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
         planner: how all plan.
         objectives: what plans are judged by; those of ``dino-wm`` by the preset ``all``, for it knows no block.
@@ -182,17 +201,15 @@ class SystemsBenchmark:
 
     def training(self, name: str, seed: int) -> TrainConfig:
         """How a system is trained; its folder has a name that only these settings have."""
-        chosen, trainer = system(name, self.predictor), replace(self.trainer, seed=seed)
+        chosen = system(name, self.predictor)
         settings = TrainConfig(
             data=self.data,
             slots=self.patches if chosen.patches else self.slots,
             out=self.runs,
-            predictor=chosen.predictor,
-            mask=chosen.mask,
             dynamics=self.dynamics,
-            trainer=trainer,
+            trainer=replace(self.trainer, seed=seed),
         )
-        return in_own_folder(settings, f"{name}-{seed}")
+        return in_own_folder(chosen.of(settings), f"{name}-{seed}")
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
@@ -225,15 +242,19 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
 
     Raises:
         FileNotFoundError: there are no slots, or no patch tokens.
-        ValueError: there are slots for patch tokens, or the other way round.
+        ValueError: there are slots for patch tokens, or the other way round, or of an encoder that draws no frames.
     """
-    folder, patches = config.training(name, 0).slots, system(name, config.predictor).patches
+    folder, chosen = config.training(name, 0).slots, system(name, config.predictor)
+    patches = chosen.patches
     kind = "patches" if patches else "slots"
     advice = f"train stage=encoder encoder={kind}, then extract with that encoder= and out={folder}"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{name} needs {kind}, but {folder} has none; {advice}")
-    if isinstance(SlotAutoencoder.load(folder).config, PatchTokenConfig) != patches:
+    autoencoder = SlotAutoencoder.load(folder)
+    if isinstance(autoencoder.config, PatchTokenConfig) != patches:
         raise ValueError(f"{name} needs {kind}, but {folder} holds others; {advice}")
+    if chosen.images:
+        drawn_size(autoencoder)
 
 
 def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
@@ -252,6 +273,8 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
         "encoder": asdict(model.config.encoder),
         "predictor": asdict(settings.predictor),
         "mask": asdict(settings.mask),
+        "ctt": asdict(settings.ctt),
+        "image_weight": settings.dynamics.image_weight,
         "parameters": sum(p.numel() for p in model.predictor.parameters()),
         "frame_tokens": model.predictor.frame_tokens,
         "samples": config.trainer.steps * config.trainer.batch,

@@ -182,6 +182,8 @@ def _position(waves: Tensor) -> Tensor:
 class CLEVRERStateDecoder(ColourDecoder):
     """Draws what the slots of ``CLEVRERStateEncoder`` mean, objects as discs; without weights."""
 
+    reconstructs = False
+
     def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Decode slots (B, S, D) at points (B, P, 2); returns colours (B, S, 3) and masks (B, S, P)."""
         scene = read_scene(slots)

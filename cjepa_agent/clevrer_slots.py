@@ -57,13 +57,18 @@ class ObservedScenes:
             indices = self._frames.read_all("scene")[self._frames.offsets]
             self._episodes = {int(scene): episode for episode, scene in enumerate(indices)}
 
-    def read(self, scene: int) -> NDArray[Any]:
-        """States (128, 6, 7) float32 or pictures (128, H, W, 3) uint8; raises OSError or ValueError if broken."""
+    def read(self, scene: int, start: int = 0, stop: int = VISIBLE_FRAMES) -> NDArray[Any]:
+        """States (frames, 6, 7) float32 or pictures (frames, H, W, 3) uint8 of the frames ``start:stop``, of 128.
+
+        Raises:
+            OSError: the scene's file is missing or broken.
+            ValueError: likewise.
+        """
         if self.kind == "annotation":
-            return scene_states(self.dataset.trajectory(scene), VISIBLE_FRAMES)
+            return scene_states(self.dataset.trajectory(scene), VISIBLE_FRAMES)[start:stop]
         if self._frames and scene in self._episodes:
-            return self._frames.read("pixels", self._episodes[scene])
-        return self.dataset.video(scene)
+            return self._frames.read("pixels", self._episodes[scene], start, stop)
+        return self.dataset.video(scene)[start:stop]
 
     def digest(self) -> str:
         """SHA-256 of names and sizes of the files that are read."""

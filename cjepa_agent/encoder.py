@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -253,7 +253,13 @@ class VideoEncoder(FrameEncoder, ABC):
 
 
 class ColourDecoder(nn.Module):
-    """Slots (B, S, D) at points (B, P, 2) in [-1, 1] to one colour per slot (B, S, 3) and masks (B, S, P)."""
+    """Slots (B, S, D) at points (B, P, 2) in [-1, 1] to one colour per slot (B, S, 3) and masks (B, S, P).
+
+    Attributes:
+        reconstructs: whether it was trained to give back the encoder's frames; others only show where slots are.
+    """
+
+    reconstructs: ClassVar[bool] = True
 
     def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Blended colours (B, P, 3), about 0..1, and masks (B, S, P), which sum to 1 over slots."""

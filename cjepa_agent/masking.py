@@ -66,9 +66,14 @@ def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generat
         order = torch.tensor(_released_order(slots), device=device).argsort().expand(batch, -1)
     else:
         order = torch.rand(batch, slots, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
-    hidden = (order < _counts(config, batch, generator)[:, None]).unsqueeze(1).repeat(1, frames, 1)
-    if config.kind != "tube":
-        hidden[:, 0] = False
+    objects = order < _counts(config, batch, generator)[:, None]
+    return objects.unsqueeze(1).repeat(1, frames, 1) if config.kind == "tube" else hide_objects(objects, frames)
+
+
+def hide_objects(objects: Tensor, frames: int) -> Tensor:
+    """Cells (B, T, S) that hide some objects (B, S) in all frames but the first, which is their identity anchor."""
+    hidden = objects.unsqueeze(1).repeat(1, frames, 1)
+    hidden[:, 0] = False
     return hidden
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -210,7 +210,12 @@ class PatchDecoder(nn.Module):
 
     Args:
         config: architecture.
+
+    Attributes:
+        reconstructs: see ``ColourDecoder``.
     """
+
+    reconstructs: ClassVar[bool] = True
 
     def __init__(self, config: PatchTokenConfig) -> None:
         super().__init__()

@@ -183,28 +183,20 @@ class MaskedPredictor(Predictor):
         return self._add_base(prediction, history, hidden, read_frames, future)
 
     @torch.no_grad()
-    def attention(self, history: Latent, future: int) -> Tensor:
-        """How much the future of each object looks at each other one: (B, layers, heads, S, S), queries first.
+    def attention(self, history: Latent, actions: Tensor, hidden: Tensor | None = None, future: int = 1) -> Tensor:
+        """How much each object looks at each other one in the future frames; arguments are those of ``forward``.
 
-        Weights are summed over the frames of what is looked at, history and future, and averaged over future frames.
-
-        Args:
-            history: slots (B, T, S, D) and proprio (B, T, 0).
-            future: F, frames to predict.
-
-        Raises:
-            ValueError: the model takes actions.
+        Returns:
+            (B, layers, heads, F, S, S), queries first: weights summed over the frames of what is looked at, history
+            and future. They add up to 1 over what is looked at, less what goes to proprioception and actions.
         """
-        if self.acts:
-            raise ValueError("attention between objects is told for models of videos, this one takes actions")
         frames, objects = history.slots.shape[1:3]
-        x, _ = self._cells(
-            history, history.proprio.new_empty(len(history.proprio), frames + future - 1, 0), None, future
-        )
+        x, state_cells = self._cells(history, actions, hidden, future)
         layers = []
         for block in cast(Iterable[Block], self.blocks):
-            weights = block.attention(x).unflatten(-1, (-1, objects)).sum(-2).unflatten(2, (-1, objects))
-            layers.append(weights[:, :, frames:].mean(2))
+            weights = block.attention(x)[..., -(frames + future) * state_cells :].unflatten(-1, (-1, state_cells))
+            looked_at = weights[:, :, -future * state_cells :, :, :objects].sum(3)
+            layers.append(looked_at.unflatten(2, (future, state_cells))[:, :, :, :objects])
             x = block(x, x.shape[1])
         return torch.stack(layers, dim=1)
 

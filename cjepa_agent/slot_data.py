@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cjepa_agent.clevrer_slots import ObservedScenes
 from cjepa_agent.data import EpisodeFile, Split
 from cjepa_agent.files import read_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.video_slots import META, VideoSlots
 from envs.clevrer.dataset import split_of
+from envs.clevrer.physics import VISIBLE_FRAMES
 
 
 class SlotWindows(ABC):
@@ -47,6 +50,15 @@ class SlotWindows(ABC):
     @abstractmethod
     def spans(self, split: Split) -> list[tuple[int, int]]:
         """First row and number of rows of each episode of ``split`` whose slots have been extracted."""
+
+    @abstractmethod
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """The frames (M, H, W, 3) uint8 of rows (M,).
+
+        Raises:
+            FileNotFoundError: there is no data set of the videos that slots are of.
+            ValueError: the dataset has no frames, or not those.
+        """
 
     def window_starts(self, split: Split, frames: int, block: int) -> NDArray[np.int64]:
         """Rows from which ``frames`` frames, ``block`` rows apart, have slots and lie inside one episode.
@@ -126,18 +138,30 @@ class SlotData(SlotWindows):
         offsets, lengths = self.episodes.offsets, self.episodes.lengths
         return [(int(offsets[episode]), int(lengths[episode])) for episode in self.done(split)]
 
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """See ``SlotWindows``."""
+        if "pixels" not in self.episodes.columns:
+            raise ValueError(f"{self.name} has no pixels, only {sorted(self.episodes.columns)}; give data= with frames")
+        episodes = np.searchsorted(self.episodes.offsets, rows, side="right") - 1
+        steps = rows - self.episodes.offsets[episodes]
+        frames = [
+            self.episodes.read("pixels", int(e), int(t), int(t) + 1) for e, t in zip(episodes, steps, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(frames))
+
 
 class VideoSlotData(SlotWindows):
     """Slots of CLEVRER videos, in which nobody acts: no proprioception and no actions (P = A = 0).
 
     Args:
         videos: their slots.
+        data: the data set of the videos; only ``pixels`` reads it.
     """
 
     stride = 1
 
-    def __init__(self, videos: VideoSlots) -> None:
-        self.videos, self.name, self.origin = videos, str(videos.folder), videos.identity
+    def __init__(self, videos: VideoSlots, data: Path) -> None:
+        self.videos, self.data, self.name, self.origin = videos, data, str(videos.folder), videos.identity
         self.slots = videos.array.reshape(-1, *videos.array.shape[2:])
         self.proprio = self.actions = torch.empty(len(self.slots), 0)
 
@@ -147,6 +171,25 @@ class VideoSlotData(SlotWindows):
         return [
             (row * frames, frames) for row, scene in enumerate(self.videos.scenes) if split in ("all", split_of(scene))
         ]
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """See ``SlotWindows``; without ``frames.h5`` in the data set each frame takes the decoding of a whole video."""
+        places = [divmod(int(row), self.videos.frames) for row in rows]
+        return torch.from_numpy(
+            np.concatenate([self._pictures.read(self.videos.scenes[v], frame, frame + 1) for v, frame in places])
+        )
+
+    @cached_property
+    def _pictures(self) -> ObservedScenes:
+        if self.videos.frames > VISIBLE_FRAMES:
+            raise ValueError(
+                f"{self.name} has slots of {self.videos.frames} frames, of which {VISIBLE_FRAMES} were seen; "
+                f"take the slots that extract wrote"
+            )
+        pictures = ObservedScenes(self.data, "pixels", 0)
+        if missing := sorted(set(self.videos.scenes) - set(pictures.scenes)):
+            raise ValueError(f"{self.data} has no videos of scenes {missing[:5]} that {self.name} has slots of")
+        return pictures
 
 
 def open_slots(data: Path, folder: Path) -> SlotWindows:
@@ -158,5 +201,5 @@ def open_slots(data: Path, folder: Path) -> SlotWindows:
     """
     meta = folder / META
     if meta.is_file() and "scenes" in read_json(meta):
-        return VideoSlotData(VideoSlots(folder))
+        return VideoSlotData(VideoSlots(folder), data)
     return SlotData(EpisodeFile(data), folder)

@@ -110,6 +110,8 @@ class StateEncoder(nn.Module):
 class StateDecoder(ColourDecoder):
     """Draws what the slots of ``StateEncoder`` mean; the counterpart of ``SlotDecoder``, without weights."""
 
+    reconstructs = False
+
     def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Decode slots (B, S, D) at points (B, P, 2); returns colours (B, S, 3) and masks (B, S, P)."""
         relative = HALF_ARENA * (points.unsqueeze(1) - centroid_of(slots).unsqueeze(2))

@@ -222,3 +222,9 @@ class BroadcastDecoder(ColourDecoder):
         colours, masks = self.draw(slots)
         shares = masks / masks.sum((2, 3), keepdim=True)
         return (colours * shares.unsqueeze(2)).sum((3, 4)) / 2 + 0.5, at_points(masks, points)
+
+    def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``ColourDecoder``; colours are those drawn at each point, not the means of slots."""
+        colours, masks = self.draw(slots)
+        frames = (colours * masks.unsqueeze(2)).sum(1) / 2 + 0.5
+        return at_points(frames, points).transpose(1, 2), at_points(masks, points)

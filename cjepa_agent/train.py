@@ -9,6 +9,7 @@ from typing import Literal
 
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.data import open_episodes
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
@@ -35,7 +36,8 @@ class TrainConfig:
 
     Attributes:
         stage: ``encoder``, ``predictor`` or ``vqa``.
-        data: episode file, HDF5, or folder of a CLEVRER data set; a predictor of slots of videos does not need it.
+        data: episode file, HDF5, or folder of a CLEVRER data set; a predictor of slots of videos needs it for
+            ``dynamics.image_weight`` alone.
         slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
         init: what a new run starts from, none by default: a checkpoint with a predictor (folder, Hub id or bundled
@@ -45,6 +47,7 @@ class TrainConfig:
         mask: which history cells are hidden while C-JEPA's predictor trains; nothing is from the others.
         slot_training: how slots or patches are learned.
         dynamics: what the predictor is trained on.
+        ctt: terms of Causal Transformation Theory beside C-JEPA's loss.
         aloe: architecture of what answers questions.
         vqa: how answers are validated.
         trainer: optimisation.
@@ -60,6 +63,7 @@ class TrainConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
+    ctt: CTTConfig = field(default_factory=CTTConfig)
     aloe: ALOEConfig = field(default_factory=ALOEConfig)
     vqa: VQATrainingConfig = field(default_factory=VQATrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -102,6 +106,7 @@ def _predictor_stage(config: TrainConfig) -> PredictorStage:
         config.trainer,
         recipe,
         init,
+        config.ctt,
     )
 
 

@@ -230,6 +230,8 @@ class SlotMixer(ColourDecoder):
         config: architecture.
     """
 
+    reconstructs = False
+
     def __init__(self, config: VideoSAURConfig) -> None:
         super().__init__()
         dim, hidden = config.slot_dim, config.decoder_width

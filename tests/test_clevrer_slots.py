@@ -23,6 +23,7 @@ from cjepa_agent.clevrer_encoder import (
     scene_states,
 )
 from cjepa_agent.collisions import colliding_pairs
+from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.encoder import centroid_of, grid_coordinates
 from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
@@ -41,7 +42,7 @@ from configs.presets import preset
 from envs.clevrer import simulate
 from envs.clevrer.annotation import annotate
 from envs.clevrer.camera import REFERENCE
-from envs.clevrer.dataset import scene_paths
+from envs.clevrer.dataset import Dataset, scene_paths
 from envs.clevrer.scene import COLOURS, MATERIALS, SHAPES
 from envs.clevrer.video import encode_video
 
@@ -235,9 +236,23 @@ class TestExtraction:
             model = SlotAutoencoder.load(tmp_path / "encoder").encoder
             expected = model.read(torch.from_numpy(frames[15000]))
         assert torch.allclose(VideoSlots(tmp_path / "slots").read(15000), expected, atol=5e-3)
+        rows, truth = np.array([300, 5]), [frames[15000][44], frames[0][5]]
+        assert np.array_equal(open_slots(folder, tmp_path / "slots").pixels(rows), np.stack(truth))
+        dynamics = {"action_block": 2, "single_frame": 0.0, "windows": 4, "rollout_from": 0.0, "rollout_batch": 2}
+        drawn = DynamicsTrainingConfig(image_weight=1.0, image_frames=3, image_points=8, **dynamics)
+        short = replace(TRAINER, steps=2, log_every=1)
+        config = training(tmp_path / "slots", tmp_path / "run", dynamics=drawn, mask=MaskConfig(1), trainer=short)
+        config = replace(config, ctt=CTTConfig(sufficiency_weight=0.1, invariance_weight=0.2, start=0.0))
+        train(replace(config, data=folder))
+        logged = {line.split(",")[1] for line in (tmp_path / "run/train.csv").read_text().splitlines()}
+        assert {"image", "rollout_image", "sufficiency", "invariance"} <= logged
+        with pytest.raises(FileNotFoundError, match="no CLEVRER data set at none"):
+            train(replace(config, out=tmp_path / "blind"))
         (folder / "frames.h5").unlink()
         extract(ExtractConfig(data=folder, encoder=tmp_path / "encoder", out=tmp_path / "lossy", episodes=1))
         assert VideoSlots(tmp_path / "lossy").scenes == [0, 10000, 15000]
+        decoded = open_slots(folder, tmp_path / "lossy").pixels(rows)
+        assert np.array_equal(decoded[0], Dataset(folder).video(15000)[44])
 
 
 class TestTraining:

@@ -290,8 +290,9 @@ class TestPredictor:
         torch.manual_seed(0)
         predictor = MaskedPredictor(PredictorConfig(depth=2, width=32, mlp=64, future=2), S, D, 0, 0).eval()
         past = Latent(history().slots, torch.zeros(2, 3, 0))
-        weights = predictor.attention(past, 2)
-        assert weights.shape == (2, 2, 4, S, S) and torch.allclose(weights.sum(-1), torch.ones(2, 2, 4, S), atol=1e-5)
+        weights = predictor.attention(past, torch.zeros(2, 4, 0), future=2)
+        assert weights.shape == (2, 2, 4, 2, S, S)
+        assert torch.allclose(weights.sum(-1), torch.ones(2, 2, 4, 2, S), atol=1e-5)
         seen: list[torch.Tensor] = []
         handle = predictor.blocks[0].norm_attention.register_forward_hook(lambda _, __, out: seen.append(out))
         predictor(past, torch.zeros(2, 4, 0), future=2)
@@ -301,10 +302,30 @@ class TestPredictor:
         for head in range(4):
             part = slice(8 * head, 8 * head + 8)
             logits = torch.einsum("bqc,bkc->bqk", query[..., part], key[..., part]) / 8**0.5
-            cells = logits.softmax(-1).view(2, 5, S, 5, S).sum(3)[:, 3:].mean(1)
+            cells = logits.softmax(-1).view(2, 5, S, 5, S).sum(3)[:, 3:]
             assert torch.allclose(weights[:, 0, head], cells, atol=1e-5)
-        with pytest.raises(ValueError, match="takes actions"):
-            make_predictor().attention(history(), 1)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("auxiliary", ["tokens", "concat"])
+    def test_attention_between_objects_leaves_out_what_else_is_looked_at(self, auxiliary: str) -> None:
+        """With action cells first and a proprioception cell behind each frame's slots."""
+        predictor, past = make_predictor(auxiliary=auxiliary), history()
+        hidden = torch.zeros(2, 3, S, dtype=torch.bool)
+        hidden[:, 1:, 0] = True
+        actions = torch.randn(2, 3, A)
+        weights, block = predictor.attention(past, actions, hidden)[:, 0], predictor.blocks[0]
+        seen: list[torch.Tensor] = []
+        handle = block.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        predictor(past, actions, hidden)
+        handle.remove()
+        before, wide = (3, S + 1) if auxiliary == "tokens" else (0, S)
+        attention, last = block.attention(seen[0]), before + 3 * wide
+        for query in range(S):
+            for key in range(S):
+                cells = [before + frame * wide + key for frame in range(4)]
+                expected = attention[:, :, last + query, cells].sum(-1)
+                assert torch.allclose(weights[:, :, 0, query, key], expected, atol=1e-6)
+        assert (weights.sum(-1) < 0.999).all() == (auxiliary == "tokens")
 
     def test_refuses_what_does_not_fit(self) -> None:
         predictor = make_predictor()

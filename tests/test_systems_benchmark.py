@@ -15,6 +15,7 @@ import torch
 from tiny_model import SETTINGS
 
 from benchmarks import systems
+from benchmarks.causality import CausalityBenchmark
 from benchmarks.systems import System, SystemsBenchmark, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
@@ -69,7 +70,7 @@ TRAINER = TrainerConfig(
 
 def benchmark(data: Path, **changes: object) -> SystemsBenchmark:
     values = {
-        "systems": ("c-jepa-2", "c-jepa-1-concat", "oc-dino-wm", "slotformer", "ocvp", "dino-wm"),
+        "systems": ("c-jepa-2", "c-jepa-1-concat", "ctt", "oc-dino-wm", "slotformer", "ocvp", "dino-wm"),
         "data": data / "data.h5",
         "slots": data / "slots",
         "patches": data / "patches",
@@ -94,7 +95,7 @@ def test_all_systems_are_trained_scored_and_resumed(
     first = json.loads((tmp_path / "benchmark_systems.json").read_text())
     entries = list(first["systems"].values())
     assert [entry["system"] for entry in entries] == list(config.systems)
-    assert [entry["frame_tokens"] for entry in entries] == [6, 4, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
+    assert [entry["frame_tokens"] for entry in entries] == [6, 4, 6, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
     for entry in entries:
         assert [row["rule"] for row in entry["rows"]] == ["released", "strict"] and entry["training_seconds"] > 0
         seen = {row["planning_target"].split(" + ")[0].split(",")[0] for row in entry["rows"]}
@@ -125,6 +126,9 @@ def test_systems_find_out_first_whether_there_is_what_they_train_on(data: Path, 
         systems.run(replace(config, patches=data / "slots"))
     with pytest.raises(ValueError, match=r"ocvp needs slots, but .*patches holds others"):
         systems.run(replace(config, systems=("ocvp",), slots=data / "patches"))
+    for name in ("slotformer-image", "ocvp-image"):
+        with pytest.raises(ValueError, match=r"decoder that learned to draw frames; that of encoder\.kind=state"):
+            systems.run(replace(config, systems=("oc-jepa", name)))
     assert not (tmp_path / "runs").exists()
 
 
@@ -166,6 +170,19 @@ def test_ablations_differ_from_c_jepa_in_what_they_are_named_for() -> None:
     concatenated = system("c-jepa-2-concat", SMALL)
     assert concatenated == replace(full, predictor=replace(full.predictor, auxiliary="concat"))
     assert [s.predictor.build(4, 128, 4, 10).frame_tokens for s in (full, concatenated)] == [6, 4]
+
+
+def test_losses_besides_the_predictors_are_systems(data: Path) -> None:
+    config, plain = benchmark(data), benchmark(data).training("c-jepa-1", 0)
+    assert not plain.ctt.on and plain.dynamics.image_weight == 0
+    for name, adjacency in (("ctt", "sum"), ("ctt-published", "mean")):
+        chosen = config.training(name, 0)
+        assert chosen == replace(plain, out=chosen.out, ctt=chosen.ctt)
+        assert chosen.ctt.on and chosen.ctt.adjacency == adjacency
+        assert CausalityBenchmark(systems=(name,)).training(name, 0).ctt == chosen.ctt
+    for name in ("slotformer", "ocvp"):
+        without, chosen = config.training(name, 0), config.training(f"{name}-image", 0)
+        assert chosen == replace(without, out=chosen.out, dynamics=replace(without.dynamics, image_weight=1.0))
 
 
 @pytest.mark.parametrize(

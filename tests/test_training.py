@@ -15,15 +15,19 @@ import torch
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.latent import Latent
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
+from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.training.image_loss import PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
 from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
-from cjepa_agent.world_model import EncoderConfig
+from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig
 from envs.pusht.render import PushTRenderer
 
 GOAL = (256.0, 256.0, np.pi / 4)
@@ -205,6 +209,131 @@ def test_training_goes_on_from_a_checkpoint(data: Path, slots: Path, tmp_path: P
         "cjepa_agent.train", f"data={data}", f"slots={slots}", f"out={tmp_path / 'other'}", f"init={first}", expect=2
     )  # fmt: skip
     assert "init has the predictor" in result.stderr
+
+
+def test_every_term_is_logged_and_part_of_the_total(data: Path, slots: Path, tmp_path: Path) -> None:
+    train_predictor(
+        data, slots, tmp_path, "ctt=corrected", "ctt.start=0.34", "dynamics.single_frame=0", "dynamics.image_weight=3",
+        "dynamics.image_frames=4", "dynamics.image_points=16",
+    )  # fmt: skip
+    steps: list[dict[str, float]] = [{} for _ in range(6)]
+    for line in csv.reader((tmp_path / "train.csv").open()):
+        steps[int(line[0]) - 1][line[1]] = float(line[2])
+    weights = {
+        "history": 1, "future": 1, "proprio": 1, "sufficiency": 0.1, "invariance": 0.2, "image": 3, "rollout": 1,
+        "rollout_image": 3,
+    }  # fmt: skip
+    for number, step in enumerate(steps):
+        assert ("sufficiency" in step) == ("invariance" in step) == (number >= 3) == ("rollout_image" in step)
+        total = step.pop("total")
+        assert step.keys() <= weights.keys() and step["image"] > 0
+        assert total == pytest.approx(sum(weights[name] * value for name, value in step.items()), rel=1e-4)
+    recorded = json.loads((tmp_path / "checkpoint" / "config.json").read_text())["training"]["command"]
+    assert recorded["ctt"]["invariance_weight"] == 0.2 and recorded["dynamics"]["image_weight"] == 3
+
+
+def predictor_stage(
+    data: Path, slots: Path, predictor: AnyPredictorConfig, image_weight: float = 0.0, ctt: CTTConfig | None = None
+) -> PredictorStage:
+    """With single frames left out, and heads that do not predict zero."""
+    dynamics = DynamicsTrainingConfig(
+        single_frame=0.0, windows=4, rollout_blocks=3, rollout_from=0.0, rollout_batch=4, image_weight=image_weight,
+        image_frames=4, image_points=16,
+    )  # fmt: skip
+    stage = PredictorStage(
+        SlotData(EpisodeFile(data), slots), SlotAutoencoder.load(slots), predictor, MaskConfig(), dynamics,
+        TrainerConfig(seed=3), {}, None, ctt,
+    )  # fmt: skip
+    for parameter in stage.world_model.predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    stage.model.eval()
+    return stage
+
+
+SMALL_PREDICTOR = PredictorConfig(depth=1, width=32, mlp=32)
+TERMS = CTTConfig(sufficiency_weight=0.1, invariance_weight=0.2, start=0.0)
+
+
+def test_terms_are_the_same_on_one_device_and_on_two(data: Path, slots: Path) -> None:
+    """Means over samples, and drawn anew in each step, so that resumed runs and other processes draw the same."""
+
+    def losses(rows: slice) -> dict[str, float]:
+        stage = predictor_stage(data, slots, SMALL_PREDICTOR, 1.0, TERMS)
+        terms = stage.loss(stage.model, 7, 8, rows, torch.Generator().manual_seed(0))
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    whole, first, second = losses(slice(0, 8)), losses(slice(0, 4)), losses(slice(4, 8))
+    assert min(whole.values()) > 0 and {"invariance", "sufficiency", "image", "rollout_image"} < whole.keys()
+    for name, value in whole.items():
+        assert value == pytest.approx((first[name] + second[name]) / 2, rel=1e-4), name
+
+
+def test_terms_leave_the_samples_as_they_are(data: Path, slots: Path) -> None:
+    """Systems with and without them are trained on the same windows."""
+    left, found = [], []
+    for image_weight, ctt in ((0.0, None), (1.0, TERMS)):
+        stage, generator = predictor_stage(data, slots, SMALL_PREDICTOR, image_weight, ctt), torch.Generator()
+        found.append(stage.loss(stage.model, 0, 8, slice(0, 8), generator.manual_seed(0)))
+        left.append(generator.get_state())
+    assert torch.equal(*left) and all(torch.equal(value, found[1][name]) for name, value in list(found[0].items())[1:])
+
+
+def test_terms_choose_something_else_in_every_step(data: Path, slots: Path) -> None:
+    stage = predictor_stage(data, slots, SMALL_PREDICTOR, 1.0, TERMS)
+    found = [
+        stage.loss(stage.model, step, 8, slice(0, 8), torch.Generator().manual_seed(0)) for step in (0, 1, 1)
+    ]  # fmt: skip
+    for name in ("sufficiency", "image", "rollout_image"):
+        assert found[0][name] != found[1][name] == found[2][name]
+
+
+def test_image_loss_compares_drawn_predictions_with_the_frames(data: Path, slots: Path) -> None:
+    stored, file, autoencoder = SlotData(EpisodeFile(data), slots), EpisodeFile(data), SlotAutoencoder.load(slots)
+    rows = np.array([[3, 8], [47, 52], [101, 106], [230, 235], [10, 15]])
+    sampler = PixelSampler(stored, autoencoder, frames=3, points=20)
+    pixels = sampler.draw(rows, slice(0, 5), torch.Generator().manual_seed(0))
+    assert pixels.sample.tolist() == [0, 2, 4] and pixels.colours.shape == (3, 20, 3)
+    model = predictor_stage(data, slots, SMALL_PREDICTOR).world_model
+    predicted = torch.randn(5, 2, 4, 32, requires_grad=True)
+    errors = []
+    for index, (sample, frame) in enumerate(zip(pixels.sample.tolist(), pixels.frame.tolist(), strict=True)):
+        episode, step = divmod(int(rows[sample, frame]), 40)
+        truth = file.read("pixels", episode)[step]
+        drawn, _ = autoencoder.decoder.paint(
+            model.processor.raw_slots(predicted[sample, frame][None]), pixels.points[index][None]
+        )
+        for point in range(20):
+            x, y = ((pixels.points[index, point] + 1) * 32).long().tolist()
+            colour = torch.from_numpy(truth[y, x]) / 255
+            assert torch.allclose(pixels.colours[index, point], colour)
+            errors.append((drawn[0, point] - colour).square().mean())
+    error = image_error(model, predicted, pixels)
+    assert error.item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    error.backward()
+    assert predicted.grad is not None and predicted.grad[[0, 2, 4]].abs().sum((1, 2, 3)).min() > 0
+    assert not predicted.grad[[1, 3]].any() and all(p.grad is None for p in model.decoder.parameters())
+
+
+def test_slotformer_learns_from_images_alone(data: Path, slots: Path) -> None:
+    """Its gradient flows through rollout and decoder, while the decoder stays as it is."""
+    stage = predictor_stage(data, slots, SlotFormerConfig(depth=1, width=32, mlp=32), 1.0)
+    terms = stage.loss(stage.model, 0, 8, slice(0, 8), torch.Generator().manual_seed(0))
+    (terms["image"] + terms["rollout_image"]).backward()
+    assert float(stage.world_model.predictor.get_parameter("embed_token.weight").grad.abs().sum()) > 0
+    assert all(p.grad is None for p in stage.world_model.decoder.parameters())
+
+
+def test_terms_are_refused_where_there_is_nothing_to_compute_them_from(data: Path, slots: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"attention of C-JEPA's predictor, got SlotFormer; set predictor=default"):
+        predictor_stage(data, slots, SlotFormerConfig(depth=1, width=32, mlp=32), ctt=TERMS)
+    extract(ExtractConfig(data=data, encoder=STATE, out=tmp_path / "slots"))
+    with pytest.raises(ValueError, match=r"that of encoder\.kind=state did not"):
+        predictor_stage(data, tmp_path / "slots", SMALL_PREDICTOR, 1.0)
+    file = EpisodeFile(data)
+    episodes = [{name: file.read(name, e) for name in ("action", "proprio", "state")} for e in range(len(file))]
+    write_episodes(tmp_path / "blind.h5", episodes)
+    with pytest.raises(ValueError, match=r"blind\.h5 has no pixels"):
+        predictor_stage(tmp_path / "blind.h5", slots, SMALL_PREDICTOR, 1.0)
 
 
 def test_muon_trains_every_parameter_once(data: Path, slots: Path) -> None:

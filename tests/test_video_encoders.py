@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cjepa_agent import dinov2
 from cjepa_agent.authors import slot_autoencoder, split
 from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.encoder import grid_coordinates
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PATH = Path("source.ckpt")
@@ -218,6 +219,9 @@ def test_broadcast_decoder() -> None:
     torch.testing.assert_close(masks[0], torch.stack(drawn)[:, 3].softmax(0), **CLOSE)
     points = torch.rand(1, 5, 2) * 2 - 1
     torch.testing.assert_close(decoder(slots, points)[1].sum(1), torch.ones(1, 5), **CLOSE)
+    blended = (torch.stack(drawn)[:, 3:].softmax(0) * torch.stack(drawn)[:, :3]).sum(0) / 2 + 0.5
+    painted, _ = decoder.paint(slots, grid_coordinates(64).unsqueeze(0))
+    torch.testing.assert_close(painted[0].T.unflatten(1, (64, 64)), blended, **CLOSE)
 
 
 @torch.no_grad()

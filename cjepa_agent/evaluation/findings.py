@@ -288,8 +288,9 @@ def _attention(model: WorldModel, slots: Tensor, predictor: MaskedPredictor) -> 
     step, frames = model.config.action_block, predictor.config.history
     begins = range(0, slots.shape[1] - (frames - 1) * step, ATTENTION_EVERY)
     windows = [slots[:, begin : begin + (frames - 1) * step + 1 : step] for begin in begins]
+    nothing = slots.new_empty(len(slots), frames + predictor.future - 1, 0)
     total = sum(
-        predictor.attention(model.latent(window, window.new_empty(*window.shape[:2], 0)), predictor.future)
+        predictor.attention(model.latent(window, nothing[:, :frames]), nothing, future=predictor.future).mean(3)
         for window in windows
     )
     return (torch.as_tensor(total)[..., :MAX_OBJECTS, :MAX_OBJECTS] / len(windows)).double().cpu().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,17 +14,21 @@ from torch import Tensor, nn
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.ctt import CTTConfig, ctt_terms
 from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import mean_square, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.patches import PatchTokenConfig
+from cjepa_agent.predictor import MaskedPredictor
 from cjepa_agent.slot_data import SlotWindows
+from cjepa_agent.training.image_loss import Pixels, PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior
 
 FIT_ROWS, FIT_NUMBERS = 20000, 2**25  # most rows, and numbers of slots in them, that normalisation is fitted on
+SEED_STRIDE = 1_000_003  # between what trainings with successive seeds choose; more than any has steps
 STILL = 1e-6  # variance of a centroid, half frames squared (a quarter px), that counts as none
 
 
@@ -45,6 +49,11 @@ class DynamicsTrainingConfig:
         proprio_weight: weight of the proprioception term.
         saturation: squared error of a slot, mean over its normalised numbers, beyond which larger errors count little
             more (``cjepa_agent.losses.saturated``); 0 for mean squared errors as the paper has them.
+        image_weight: of the squared error of predicted slots as the encoder's frozen decoder draws them, colours in
+            0..1, against the true frames: SlotFormer's image reconstruction loss, published with 1; 0 for none. Needs
+            ``data`` with frames and an encoder that learned to draw them.
+        image_frames: predicted frames that are drawn, of a step's windows and as many of its rollouts.
+        image_points: pixels of each.
         windows: validation windows.
     """
 
@@ -58,6 +67,9 @@ class DynamicsTrainingConfig:
     rollout_weight: float = 1.0
     proprio_weight: float = 1.0
     saturation: float = 0.0
+    image_weight: float = 0.0
+    image_frames: int = 16
+    image_points: int = 256
     windows: int = 1024
 
     def __post_init__(self) -> None:
@@ -67,8 +79,10 @@ class DynamicsTrainingConfig:
             raise ValueError(
                 f"dynamics.action_block, context, rollout_blocks, rollout_batch, windows must be positive, got {self}"
             )
-        if self.saturation < 0:
-            raise ValueError(f"dynamics.saturation must be 0 or more, got {self.saturation}")
+        if self.saturation < 0 or self.image_weight < 0:
+            raise ValueError(f"dynamics.saturation and image_weight must be 0 or more, got {self}")
+        if min(self.image_frames, self.image_points) < 1:
+            raise ValueError(f"dynamics.image_frames and image_points must be positive, got {self}")
         if self.shortest < 2:
             raise ValueError(f"dynamics.shortest must be at least 2, got {self.shortest}; see single_frame")
 
@@ -86,10 +100,13 @@ class PredictorStage:
         trainer: its steps and seed are read.
         recipe: kept in the checkpoint as the record of the training.
         init: a checkpoint whose predictor and normalisation the training starts from; None starts anew.
+        ctt: terms of the attention graph beside the loss; None for none.
 
     Raises:
-        ValueError: ``init`` has another encoder or another predictor architecture, or the history is shorter than
-            ``dynamics`` asks for.
+        FileNotFoundError: ``dynamics.image_weight`` needs the data set of videos, and there is none.
+        ValueError: ``init`` has another encoder or another predictor architecture, the history is shorter than
+            ``dynamics`` asks for, ``ctt`` needs the attention of another predictor, or there are no frames that
+            ``dynamics.image_weight`` needs.
     """
 
     def __init__(
@@ -102,9 +119,10 @@ class PredictorStage:
         trainer: TrainerConfig,
         recipe: Mapping[str, Any],
         init: Checkpoint | None = None,
+        ctt: CTTConfig | None = None,
     ) -> None:
-        self.data, self.mask, self.dynamics = data, mask, dynamics
-        self.steps, self.recipe = trainer.steps, recipe
+        self.data, self.mask, self.dynamics, self.ctt = data, mask, dynamics, ctt or CTTConfig()
+        self.steps, self.seed, self.recipe = trainer.steps, trainer.seed, recipe
         if dynamics.context > predictor.history or dynamics.shortest > max(2, predictor.history):
             raise ValueError(
                 f"predictor.history is {predictor.history}, less than dynamics.context {dynamics.context} or "
@@ -114,7 +132,7 @@ class PredictorStage:
             self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics, trainer.seed)
         else:
             self.world_model = continued_world_model(init, autoencoder, predictor)
-        self.model = DynamicsLoss(self.world_model, dynamics)
+        self.model = DynamicsLoss(self.world_model, dynamics, self.ctt)
         if self.world_model.config.action_block != dynamics.action_block:
             raise ValueError(
                 f"init has action blocks of {self.world_model.config.action_block}, dynamics.action_block is "
@@ -127,6 +145,12 @@ class PredictorStage:
         held_out = data.window_starts("validation", self.path, block)
         order = np.random.default_rng(trainer.seed).permutation(len(held_out))[: dynamics.windows]
         self.held_out = held_out[order]
+        self.sampler = (
+            PixelSampler(data, autoencoder, dynamics.image_frames, dynamics.image_points)
+            if dynamics.image_weight
+            else None
+        )
+        self._choices = torch.Generator()
 
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
@@ -136,19 +160,37 @@ class PredictorStage:
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The predictor's loss on one batch, plus the rollout term in the last part of the training."""
+        """The predictor's loss on one batch, the rollout term in the last part of the training, and optional terms."""
+        # What optional terms choose is drawn apart from the samples, so that these are the same for all systems, and
+        # seeded by the step, so that a resumed run chooses the same.
+        choices = self._choices.manual_seed(self.seed * SEED_STRIDE + step)
         frames = self._history_length(generator)
-        starts = self._draw(frames + self.future, batch, generator)[rows]
+        starts = self._draw(frames + self.future, batch, generator)
         slots = self.world_model.config.encoder.n_slots
         hidden = sample_mask(self.mask, batch, frames, slots, generator)[rows]
-        rollout = None
+        rollout = choice = None
+        if self.ctt.on and frames > 1 and step >= self.ctt.start * self.steps:
+            choice = torch.rand(batch, 2, slots, generator=choices)[rows]
+        pixels = self._pixels(starts, frames, self.future, rows, choices)
+        rollout_pixels = None
         if step >= self.dynamics.rollout_from * self.steps:
             share = self.dynamics.rollout_batch * (rows.stop - rows.start) // batch
             offset = rows.start // (rows.stop - rows.start) * share
-            drawn = self._draw(self.path, self.dynamics.rollout_batch, generator)
-            rollout = self._windows(drawn[offset : offset + share], self.path)
-        terms: dict[str, Tensor] = model(self._windows(starts, frames + self.future), hidden, rollout)
+            drawn, part = self._draw(self.path, self.dynamics.rollout_batch, generator), slice(offset, offset + share)
+            rollout = self._windows(drawn[part], self.path)
+            rollout_pixels = self._pixels(drawn, self.dynamics.context, self.dynamics.rollout_blocks, part, choices)
+        window = self._windows(starts[rows], frames + self.future)
+        terms: dict[str, Tensor] = model(window, hidden, rollout, choice, pixels, rollout_pixels)
         return terms
+
+    def _pixels(
+        self, starts: NDArray[np.int64], frames: int, future: int, part: slice, generator: torch.Generator
+    ) -> Pixels | None:
+        """Pixels of the ``future`` frames after the first ``frames`` of windows, if the loss needs any."""
+        if self.sampler is None:
+            return None
+        later = np.arange(frames, frames + future) * self.world_model.config.action_block
+        return self.sampler.draw(starts[:, None] + later, part, generator)
 
     def _history_length(self, generator: torch.Generator) -> int:
         if self.history == 1 or float(torch.rand((), generator=generator)) < self.dynamics.single_frame:
@@ -196,14 +238,34 @@ class PredictorStage:
 
 
 class DynamicsLoss(nn.Module):
-    """The world model wrapped so that one call gives the loss, which is what data-parallel training needs."""
+    """The world model wrapped so that one call gives the loss, which is what data-parallel training needs.
 
-    def __init__(self, world_model: WorldModel, dynamics: DynamicsTrainingConfig) -> None:
+    Args:
+        world_model: its predictor is trained.
+        dynamics: weights of terms.
+        ctt: weights of CTT's.
+
+    Raises:
+        ValueError: CTT's terms have weights, but the predictor's attention is no graph of objects.
+    """
+
+    def __init__(self, world_model: WorldModel, dynamics: DynamicsTrainingConfig, ctt: CTTConfig) -> None:
         super().__init__()
-        self.world_model, self.dynamics = world_model, dynamics
+        self.world_model, self.dynamics, self.ctt = world_model, dynamics, ctt
+        if ctt.on and not isinstance(world_model.predictor, MaskedPredictor):
+            raise ValueError(
+                f"ctt needs the attention of C-JEPA's predictor, got {world_model.config.predictor.title}; "
+                f"set predictor=default, or ctt.sufficiency_weight and ctt.invariance_weight to 0"
+            )
 
     def forward(
-        self, window: tuple[Latent, Tensor], hidden: Tensor, rollout: tuple[Latent, Tensor] | None
+        self,
+        window: tuple[Latent, Tensor],
+        hidden: Tensor,
+        rollout: tuple[Latent, Tensor] | None,
+        choice: Tensor | None,
+        pixels: Pixels | None,
+        rollout_pixels: Pixels | None,
     ) -> dict[str, Tensor]:
         """Loss terms of one batch.
 
@@ -211,23 +273,39 @@ class DynamicsLoss(nn.Module):
             window: raw slots (B, T + F, S, D), raw proprio (B, T + F, P); action blocks (B, T + F - 1, A).
             hidden: (B, T, S).
             rollout: raw latents (R, context + H, ...), action blocks (R, context + H - 1, A), or None.
+            choice: (B, 2, S), see ``ctt_terms``; None without CTT's terms.
+            pixels: of the F frames of the windows; None without image loss.
+            rollout_pixels: of the H frames of the rollouts, likewise.
         """
         model, weight, context = self.world_model, self.dynamics.proprio_weight, self.dynamics.context
         latent, frames = model.latent(window[0].slots, window[0].proprio), hidden.shape[1]
         history = latent.select((slice(None), slice(0, frames)))
         future = latent.slots.shape[1] - frames
-        prediction = model.predictor(history, model.processor.action(window[1]), hidden, future)
+        actions = model.processor.action(window[1])
+        prediction = model.predictor(history, actions, hidden, future)
         saturation = self.dynamics.saturation
-        terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)
+        terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)._asdict()
+        if choice is not None:
+            predictor = cast(MaskedPredictor, model.predictor)
+            ctt = ctt_terms(predictor, latent, actions, hidden, prediction.slots, choice, self.ctt, saturation)
+            weighted = self.ctt.sufficiency_weight * ctt.sufficiency + self.ctt.invariance_weight * ctt.invariance
+            terms |= {"total": terms["total"] + weighted, **ctt._asdict()}
+        if pixels is not None:
+            image = image_error(model, prediction.slots[:, -future:], pixels)
+            terms |= {"total": terms["total"] + self.dynamics.image_weight * image, "image": image}
         if rollout is None:
-            return terms._asdict()
+            return terms
         target = model.latent(rollout[0].slots, rollout[0].proprio)
         predicted = roll(model, target, rollout[1], context)
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
         # A target that is embedded could shrink to a constant.
         along = objects + weight * mean_square(predicted.proprio - later.proprio.detach())
-        return {**terms._asdict(), "total": terms.total + self.dynamics.rollout_weight * along, "rollout": along}
+        terms |= {"rollout": along}
+        if rollout_pixels is not None:
+            terms["rollout_image"] = image_error(model, predicted.slots, rollout_pixels)
+            along = along + self.dynamics.image_weight * terms["rollout_image"]
+        return {**terms, "total": terms["total"] + self.dynamics.rollout_weight * along}
 
 
 def _world_model(model: nn.Module) -> WorldModel:
