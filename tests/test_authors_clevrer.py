@@ -26,7 +26,7 @@ from cjepa_agent.video_slots import VideoSlots
 
 SLOTS = 3
 SCENES = {"train": (0, 1, 2), "val": (10000, 10001)}
-TINY_ALOE = ["aloe.layers=1", "aloe.heads=2", "aloe.width=16", "aloe.mlp=16", "aloe.frames=4"]
+TINY_ALOE = ["aloe.layers=1", "aloe.heads=2", "aloe.width=16", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2"]
 TINY = ["predictor.depth=2", f"predictor.width={DIM}", "predictor.heads=4", "predictor.mlp=48"]
 STEPS = ["trainer.precision=32-true", "trainer.batch=4", "dynamics.windows=4"]
 
