@@ -397,7 +397,7 @@ def test_the_page_of_a_flawed_data_set_says_what_is_missing(copied: Path, capsys
     assert re.search("what happens without object . is not known", text) or "removed" not in text
     for arguments, message in (
         ([str(copied), "--scene", "77"], "scene 77"),
-        ([str(copied / "questions")], "no CLEVRER"),
+        ([str(copied / "counterfactual")], "no CLEVRER"),
     ):
         with pytest.raises(SystemExit):
             browse.main(arguments)

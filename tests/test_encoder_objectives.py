@@ -36,7 +36,7 @@ from cjepa_agent.training.objectives import (
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
-from cjepa_agent.world_model import PRIVILEGED, AnyEncoderConfig, EncoderConfig
+from cjepa_agent.world_model import PRIVILEGED, EncoderConfig, TrainedEncoderConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video
 from envs.pusht.render import PushTRenderer
@@ -77,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def stage(data: Path, config: AnyEncoderConfig, training: SlotTrainingConfig = TRAINING) -> EncoderStage:
+def stage(data: Path, config: TrainedEncoderConfig, training: SlotTrainingConfig = TRAINING) -> EncoderStage:
     return EncoderStage(EpisodeFile(data), config, training, seed=0)
 
 
@@ -158,7 +158,7 @@ def test_the_loss_of_videosaur_by_hand(data: Path) -> None:
 
 
 def test_whatever_can_be_trained_has_an_objective() -> None:
-    kinds = {config.kind for config in get_args(AnyEncoderConfig)}
+    kinds = {config.kind for config in get_args(TrainedEncoderConfig)}
     assert kinds == set(OBJECTIVES) and not set(PRIVILEGED) & kinds
 
 

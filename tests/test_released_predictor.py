@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.masking import MaskConfig, sample_mask
@@ -136,7 +137,8 @@ def test_training_minimises_the_authors_loss(case: tuple, masked: int) -> None:
     frames, past = config.history + config.future, config.history
     latent, actions = history(case, frames)
     hidden = sample_mask(MaskConfig(count=masked, kind="fixed"), 3, past, n_slots, torch.Generator())
-    loss = DynamicsLoss(model, DynamicsTrainingConfig())((latent, actions[:, :-1]), hidden, None)["total"]
+    whole_loss = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+    loss = whole_loss((latent, actions[:, :-1]), hidden, None, None, None, None)["total"]
     loss.backward()
     found = {name: parameter.grad for name, parameter in model.predictor.named_parameters()}
 
