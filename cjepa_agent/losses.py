@@ -69,8 +69,8 @@ def forecast_loss(
 def saturated(error: Tensor, scale: float) -> Tensor:
     """Cauchy's robust loss ``scale log(1 + error / scale)`` of squared errors; the errors themselves where scale is 0.
 
-    An object that enters or leaves changes a slot by far more than its motion does, and at a time that nobody can
-    tell: mean squared errors are made of such cells, and motion is hardly learned (Barron 2019, arXiv 1701.03077).
+    Few large errors, as of objects that leave at a time that nobody can tell, then count less (Barron 2019, arXiv
+    1701.03077). So do collisions: with a small scale they are not learned.
     """
     return scale * (error / scale).log1p() if scale else error
 

@@ -163,12 +163,12 @@ def continued(model: WorldModel, slots: Tensor, frames: int) -> Tensor:
 
 @torch.no_grad()
 def resimulated(
-    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop", keep: int = 2
+    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop"
 ) -> tuple[Tensor, Tensor]:
     """The video run again by the model from its beginning, with or without an object.
 
-    An object that is not there yet cannot be foretold: each is shown as observed until it has been in view for as long
-    as the model's history, and predicted from then on. NS-DR adds objects that enter likewise (arXiv 1910.01442).
+    An object that is not there yet cannot be foretold: each is shown as observed until a call of the predictor sees it
+    in all frames of its history, and predicted from then on. NS-DR adds objects that enter likewise (arXiv 1910.01442).
 
     Args:
         model: predicts slots of videos.
@@ -176,7 +176,6 @@ def resimulated(
         frames: length of the result, at least T.
         removed: a slot that is taken away.
         how: see ``RolloutConfig.remove``.
-        keep: frames that each call of the predictor goes on by at most, in its own steps.
 
     Returns:
         Slots (B, frames, S, D), and which of them were predicted (B, frames, S), bool.
@@ -191,18 +190,17 @@ def resimulated(
         taken = torch.tensor([removed], device=slots.device)
         slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
     slots = F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))
-    known = F.pad(present.cummax(1).values.cumsum(1) <= needed, (0, 0, 0, steps * step - observed))
+    shown = ~_foretold(present, history, step, steps, model.predictor.future)
+    known = _in_order(shown, step)
     others = [slot for slot in range(slots.shape[2]) if how != "drop" or slot != removed]
     latent = _interleaved(model, slots)
-    shown = _by_offset(known, step, steps)[:, :, others]
+    shown = shown[:, :, others]
     latent = latent._replace(slots=latent.slots[:, :, others])
     begin, later = (latent.select((slice(None), part)) for part in (slice(0, history), slice(history, None)))
     hidden = None
     if removed is not None and how == "mask":
         hidden = F.one_hot(torch.tensor(removed), slots.shape[2]).bool().to(slots.device).expand_as(shown[:, :history])
-    predicted = model.forecast(
-        begin, steps - history, hidden, later, shown[:, history:], min(keep, model.predictor.future)
-    )
+    predicted = model.forecast(begin, steps - history, hidden, later, shown[:, history:])
     whole = latent.slots.new_zeros(*latent.slots.shape[:2], *slots.shape[2:])
     whole[:, :, others] = torch.cat([begin.slots, predicted.slots], dim=1)
     made = torch.where(known.unsqueeze(-1), slots, _merged(model, whole))[:, :frames]
@@ -233,15 +231,15 @@ def downstream(
     frames: int,
     removed: int,
     how: Removal = "drop",
-    keep: int = 2,
     tolerance: float = TOLERANCE,
 ) -> Downstream:
     """The observed video with what would go otherwise without an object predicted in its place.
 
     Going through the video, what comes next is predicted twice: from the video as observed, and from the video so far
-    without the object. An object follows the observed video until the two predictions of it part, and its own predicted
-    course from then on. So all that the observed video tells is kept: the abduction of Pearl's counterfactuals
-    (Causality, 2009, section 7.1), which a run from the beginning (``resimulated``) does without.
+    without the object. An object follows the observed video up to the first call in which the two predictions of it
+    part, and its own predicted course from then on. So all that the observed video tells is kept: the abduction of
+    Pearl's counterfactuals (Causality, 2009, section 7.1), which a run from the beginning (``resimulated``) does
+    without.
 
     Args:
         model: predicts slots of videos.
@@ -249,7 +247,6 @@ def downstream(
         frames: length of the result, at least T.
         removed: a slot that is taken away.
         how: see ``RolloutConfig.remove``.
-        keep: frames that each call of the predictor goes on by at most, in its own steps.
         tolerance: mean squared difference of normalised slots from which on two predictions have parted.
 
     Raises:
@@ -257,35 +254,32 @@ def downstream(
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps, seen = needed // step, -(-frames // step), observed // step
-    keep = min(keep, model.predictor.future)
+    future = model.predictor.future
     present, taken = in_view(model, slots), torch.tensor([removed], device=slots.device)
     factual = _interleaved(model, slots[:, : seen * step]).slots
     if how in ("drop", "empty"):
         slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
-    # An object that is not there yet cannot be foretold, with or without the other one.
-    settled = _by_offset(present.cummax(1).values.cumsum(1) > needed, step, seen).index_fill(2, taken, False)
+    foretold = _foretold(present, history, step, steps, future)
+    changes = foretold.index_fill(2, taken, False)
     others = torch.tensor([s for s in range(slots.shape[2]) if how != "drop" or s != removed], device=slots.device)
     path = _interleaved(model, slots[:, : seen * step]).slots
     path = F.pad(path, (0, 0, 0, 0, 0, steps - seen))
-    made = torch.zeros(path.shape[:3], dtype=torch.bool, device=slots.device)
-    made[:, seen:] = True
+    made = foretold & (torch.arange(steps, device=slots.device) >= seen).view(1, -1, 1)
     hidden = F.one_hot(taken, slots.shape[2]).bool().expand(len(path), history, -1) if how == "mask" else None
     apart = path.new_zeros(len(path), slots.shape[2])
-    for begin in range(history, steps, keep):
-        now = slice(begin, min(begin + keep, steps))
-        count = now.stop - begin
-        window = slice(begin - history, begin)
-        without = path[:, window].index_select(2, others)
-        told = model.forecast(_still(without), count, hidden, keep=keep).slots
-        predicted = path[:, now].index_copy(2, others, told)
+    for begin in range(history, steps, future):
+        now, window = slice(begin, min(begin + future, steps)), slice(begin - history, begin)
+        without = _still(path[:, window].index_select(2, others))
+        predicted = path.new_zeros(len(path), future, *path.shape[2:])
+        predicted = predicted.index_copy(2, others, model.forecast(without, future, hidden).slots)
         if begin < seen:
-            expected = model.forecast(_still(factual[:, window]), count, keep=keep).slots
-            difference = (predicted - expected).square().mean(-1)[:, : seen - begin]
-            apart = torch.maximum(apart, (difference * settled[:, now]).amax(1))
-            told_apart = (difference > tolerance) & settled[:, now]
-            parted = made[:, begin - 1 : begin] | told_apart.cummax(1).values
-            made[:, begin : begin + parted.shape[1]] |= parted
-        path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted, path[:, now])
+            expected = model.forecast(_still(factual[:, window]), future).slots
+            # Over all that a call foretells: soon after a collision the observed course tells of it by itself.
+            difference = (predicted - expected).square().mean(-1).amax(1) * changes[:, begin]
+            apart = torch.maximum(apart, difference)
+            parted = made[:, begin - 1] | (changes[:, begin] & (difference > tolerance))
+            made[:, now] |= parted.unsqueeze(1)
+        path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted[:, : now.stop - begin], path[:, now])
     result = _merged(model, path)[:, :frames]
     result[:, :observed] = torch.where(_in_order(made, step)[:, :observed].unsqueeze(-1), result[:, :observed], slots)
     if how == "drop":
@@ -296,6 +290,25 @@ def downstream(
 def _still(slots: Tensor) -> Latent:
     """Latents of slots that nobody acts on."""
     return Latent(slots, slots.new_empty(*slots.shape[:2], 0))
+
+
+def _foretold(present: Tensor, history: int, step: int, steps: int, future: int) -> Tensor:
+    """(B f, steps, S) bool: what can be predicted, in the order of ``_by_offset``: all after the observed video.
+
+    Before, only slots that the call which predicts a frame has seen in all frames of its history.
+
+    Args:
+        present: (B, T, S) what is in view in the observed video.
+        history: frames that a call sees, ``step`` apart.
+        step: f.
+        steps: of the result.
+        future: frames that a call predicts.
+    """
+    beyond = (0, 0, 0, steps * step - present.shape[1])
+    seen = _by_offset(F.pad(present.cummax(1).values.cumsum(1) > history * step, beyond), step, steps)
+    begins = history + (torch.arange(steps, device=present.device) - history) // future * future
+    ended = _by_offset(F.pad(torch.zeros_like(present), beyond, value=True), step, steps)
+    return seen[:, begins.clamp(min=0)] | ended
 
 
 def _by_offset(values: Tensor, step: int, steps: int) -> Tensor:

@@ -240,7 +240,6 @@ class WorldModel(nn.Module):
         hidden: Tensor | None = None,
         given: Latent | None = None,
         known: Tensor | None = None,
-        keep: int | None = None,
     ) -> Latent:
         """Predict how a video goes on, F frames per call, each from the last T, for a model without actions.
 
@@ -252,26 +251,23 @@ class WorldModel(nn.Module):
             hidden: (B, T, S) bool, what is hidden of the history in every call; None for nothing.
             given: slots (B, steps, S, D) and proprio (B, steps, 0), read where ``known``.
             known: (B, steps, S) bool, cells that are not predicted: the next call sees the given ones.
-            keep: frames of each call that are kept, 1 to F, the default; with fewer, known cells are seen sooner.
 
         Returns:
             Slots (B, steps, S, D) and proprio (B, steps, 0).
 
         Raises:
-            ValueError: the model takes actions, or ``keep`` is out of range.
+            ValueError: the model takes actions.
         """
         future = self.predictor.future
         if self.config.action_dim:
             raise ValueError(f"this model needs blocks of {self.config.action_dim} actions; use rollout")
-        if not 1 <= (keep := keep or future) <= future:
-            raise ValueError(f"keep must be 1 to {future}, the frames of a call, got {keep}")
         frames = history.slots.shape[1]
         path = history
         while (done := path.slots.shape[1] - frames) < steps:
             window = path.select((slice(None), slice(-frames, None)))
             nothing = window.proprio.new_empty(len(window.proprio), frames + future - 1, 0)
             predicted = self.predictor(window, nothing, hidden, future).select((slice(None), slice(-future, None)))
-            predicted = predicted.select((slice(None), slice(0, min(keep, steps - done))))
+            predicted = predicted.select((slice(None), slice(0, steps - done)))
             if given is not None and known is not None:
                 now = slice(done, done + predicted.slots.shape[1])
                 slots = torch.where(known[:, now, :, None], given.slots[:, now], predicted.slots)

@@ -28,6 +28,7 @@ from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.encoder import centroid_of, grid_coordinates
 from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
 from cjepa_agent.extract import ExtractConfig, extract
+from cjepa_agent.latent import Latent
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import RolloutConfig, continued, object_slots, rollout
@@ -35,7 +36,12 @@ from cjepa_agent.slot_data import VideoSlotData, open_slots
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
-from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
+from cjepa_agent.training.predictor_stage import (
+    DynamicsLoss,
+    DynamicsTrainingConfig,
+    PredictorStage,
+    without_arrivals,
+)
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
@@ -301,6 +307,31 @@ class TestTraining:
     def test_a_history_that_is_too_short_is_refused(self, slots: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"predictor\.history is 3"):
             train(training(slots, tmp_path, predictor=PredictorConfig(history=3, future=10)))
+
+
+class TestArrivals:
+    def loss(self, arriving: float, shown: float) -> Tensor:
+        """With slot 3 filled with ``shown`` in the last frame of the history and ``arriving`` after it."""
+        model, window = random_model(), video(7)
+        window[:, :2, 3], window[:, 2, 3], window[:, 3:, 3] = 0.0, shown, arriving
+        hidden = torch.zeros(2, 3, 7, dtype=torch.bool)
+        whole = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+        state = Latent(window, torch.zeros(2, 7, 0))
+        return whole((state, torch.zeros(2, 6, 0)), hidden, None, None, None, None)["future"]
+
+    def test_what_enters_is_no_error(self) -> None:
+        assert torch.equal(self.loss(1.0, 0.0), self.loss(5.0, 0.0))
+        assert not torch.allclose(self.loss(1.0, 0.1), self.loss(5.0, 0.1))
+
+    def test_all_else_counts_as_before(self) -> None:
+        prediction, target = (Latent(torch.randn(2, n, 7, 128), torch.zeros(2, n, 0)) for n in (4, 7))
+        shown = torch.randn(2, 3, 7, 128)
+        assert torch.equal(without_arrivals(prediction, target, shown).slots, prediction.slots)
+        shown[1, :, 5] = 0.0
+        made = without_arrivals(prediction, target, shown).slots
+        assert torch.equal(made[1, :, 5], target.slots[1, 3:, 5])
+        made[1, :, 5] = prediction.slots[1, :, 5]
+        assert torch.equal(made, prediction.slots)
 
 
 class TestRollout:

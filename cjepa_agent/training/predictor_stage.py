@@ -282,7 +282,9 @@ class DynamicsLoss(nn.Module):
         history = latent.select((slice(None), slice(0, frames)))
         future = latent.slots.shape[1] - frames
         actions = model.processor.action(window[1])
-        prediction = model.predictor(history, actions, hidden, future)
+        prediction = without_arrivals(
+            model.predictor(history, actions, hidden, future), latent, window[0].slots[:, :frames]
+        )
         saturation = self.dynamics.saturation
         terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)._asdict()
         if choice is not None:
@@ -296,7 +298,7 @@ class DynamicsLoss(nn.Module):
         if rollout is None:
             return terms
         target = model.latent(rollout[0].slots, rollout[0].proprio)
-        predicted = roll(model, target, rollout[1], context)
+        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots[:, :context])
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
         # A target that is embedded could shrink to a constant.
@@ -306,6 +308,21 @@ class DynamicsLoss(nn.Module):
             terms["rollout_image"] = image_error(model, predicted.slots, rollout_pixels)
             along = along + self.dynamics.image_weight * terms["rollout_image"]
         return {**terms, "total": terms["total"] + self.dynamics.rollout_weight * along}
+
+
+def without_arrivals(prediction: Latent, target: Latent, shown: Tensor) -> Latent:
+    """A prediction that is right about slots in which there was nothing to predict from.
+
+    Nobody can foretell what enters a scene, and errors about it would outweigh all others.
+
+    Args:
+        prediction: (B, K, ...) of the last K frames of the target.
+        target: (B, T + F, ...).
+        shown: raw slots (B, T, S, D) of the history; empty ones, as of ``encoder=clevrer_state``, are 0.
+    """
+    empty = (shown == 0).all(-1).all(1)[:, None, :, None]
+    truth = target.slots.detach()[:, -prediction.slots.shape[1] :]
+    return prediction._replace(slots=torch.where(empty, truth, prediction.slots))
 
 
 def _world_model(model: nn.Module) -> WorldModel:
