@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
 from benchmarks.systems import system
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.intervention import evaluate_interventions
@@ -42,7 +43,7 @@ PAGE = """# Does masking objects make a predictor causal?
 
 Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
 
-Each predictor was trained on slots of the true state (`encoder=state`) of the training videos with {samples:,} windows
+Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
 in nothing but n hidden objects. Scored is the {split} split: each scene is predicted from its beginning, as it is and
 once without each object (`removal={removal}`), and compared with the physics run again; *downstream* is the observed
@@ -77,7 +78,8 @@ class CausalityBenchmark:
             ``ctt-published``; see ``benchmarks.systems``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
-        slots: folder of its slots, ``python -m cjepa_agent.extract encoder=state``.
+        slots: folder of its slots, ``python -m cjepa_agent.extract``, of the true state (``encoder=state``) or of
+            pixels.
         runs: folder for training runs; each has a folder of its own there.
         predictor: C-JEPA's architecture, whose sizes the others have.
         dynamics: what predictors are trained on.
@@ -182,6 +184,7 @@ def run(config: CausalityBenchmark) -> None:
     header, cells = table(entries)
     contrast, figure = contrasts(entries, config.seed), config.page.with_suffix(".png")
     text = PAGE.format(
+        encoder=SlotAutoencoder.load(config.slots).config.kind,
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
         split=config.split,
@@ -220,11 +223,11 @@ def answered(config: CausalityBenchmark, predictor: Path, removal: Removal, seed
     """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
     rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
     rollout(rolled)
-    rollout(replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal))
+    rollout(replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data))
     settings = config.answering(predictor, seed)
     make_run(settings).fit()
     data, slots = Dataset(config.data), VideoSlots(settings.slots)
-    intervened = Intervened(predictor / INTERVENED, data)
+    intervened = Intervened(predictor / INTERVENED, data, slots)
     asked = SlotQuestions(data.questions(config.split), slots, config.aloe.frames, intervened)
     right = asked.right(predict(ALOE.load(settings.out / "checkpoint"), asked))
     return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}

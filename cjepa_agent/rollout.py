@@ -15,13 +15,15 @@ from tqdm import tqdm
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene
+from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
+from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
 from configs.command import command
+from envs.clevrer.dataset import Dataset
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
@@ -35,7 +37,8 @@ class RolloutConfig:
     """Continue the slots of videos: frames 128 to 160 of CLEVRER's, or as far as you like.
 
     Observed frames are copied as they are. With ``remove`` each video is predicted from its beginning, once without
-    each object (``resimulated``): ``out`` then holds a folder ``without_<slot>`` for each.
+    each object (``resimulated``): ``out`` then holds a folder ``without_<slot>`` for each slot that can hold one. Of
+    slots of pixels that is every slot, and which object each holds differs from video to video.
 
     Attributes:
         checkpoint: predictor trained on slots of videos: a folder or Hub id; or ``copy``, which repeats the last frame.
@@ -44,6 +47,9 @@ class RolloutConfig:
         frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.
         remove: how an object is taken away: ``none`` takes none; ``drop`` leaves its slot out of the attention, and it
             stays 0; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
+        data: with ``remove`` and slots of pixels, the CLEVRER data set on whose training annotations it is learned to
+            tell when an object is in view (``cjepa_agent.slot_reader``); without it, all slots count as in view from
+            the first frame, and objects that enter later must be foretold.
         downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
             each video from its beginning.
         batch: videos per call.
@@ -55,6 +61,7 @@ class RolloutConfig:
     out: Path = field(default_factory=lambda: cache_folder() / "clevrer_rollout")
     frames: int = 160
     remove: Removal | Literal["none"] = "none"
+    data: Path | None = None
     downstream: bool = False
     batch: int = 64
     device: str = "cpu"
@@ -80,15 +87,17 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, config.out, source, autoencoder, identity, lambda slots: _repeated(slots, missing))
         return
     model = video_model(config.checkpoint, config.slots).to(config.device)
-    if config.remove == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
-        raise ValueError("only slots of encoder=state have an empty slot; use remove=drop or remove=mask")
     identity["checkpoint"] = digest(model.state_dict())
     if config.remove == "none":
         _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
         return
+    require_removal(model, config.remove)
+    reader = slot_reader(model, source, Dataset(config.data)) if config.data else exact_reader(model.encoder)
+    if reader and reader.identity:
+        identity["reader"] = reader.identity
     for slot in object_slots(model):
         own = {**identity, "remove": config.remove, "downstream": config.downstream, "slot": slot}
-        without = partial(_without, config.downstream, model, config.frames, slot, config.remove)
+        without = partial(_without, config.downstream, model, reader, config.frames, slot, config.remove)
         _write(config, config.out / f"{WITHOUT}{slot}", source, autoencoder, own, without)
 
 
@@ -104,6 +113,12 @@ def video_model(checkpoint: str, slots: Path) -> WorldModel:
     if not SlotAutoencoder.load(slots).is_of(model):
         raise ValueError(f"{checkpoint} was trained on slots of another encoder than those in {slots}")
     return model.eval()
+
+
+def require_removal(model: WorldModel, how: Removal) -> None:
+    """Raise ValueError where there is no empty slot to put in the place of an object."""
+    if how == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
+        raise ValueError("only slots of encoder=state have an empty slot, got removal 'empty'; give drop or mask")
 
 
 def _write(
@@ -163,7 +178,12 @@ def continued(model: WorldModel, slots: Tensor, frames: int) -> Tensor:
 
 @torch.no_grad()
 def resimulated(
-    model: WorldModel, slots: Tensor, frames: int, removed: int | None = None, how: Removal = "drop"
+    model: WorldModel,
+    slots: Tensor,
+    frames: int,
+    removed: int | None = None,
+    how: Removal = "drop",
+    reader: SlotReader | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The video run again by the model from its beginning, with or without an object.
 
@@ -176,6 +196,7 @@ def resimulated(
         frames: length of the result, at least T.
         removed: a slot that is taken away.
         how: see ``RolloutConfig.remove``.
+        reader: tells what is in view; None for the exact one, or for all of slots of pixels.
 
     Returns:
         Slots (B, frames, S, D), and which of them were predicted (B, frames, S), bool.
@@ -185,7 +206,7 @@ def resimulated(
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps = needed // step, -(-frames // step)
-    present = in_view(model, slots)
+    present = in_view(model, slots, reader)
     if removed is not None and how in ("drop", "empty"):
         taken = torch.tensor([removed], device=slots.device)
         slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
@@ -232,6 +253,7 @@ def downstream(
     removed: int,
     how: Removal = "drop",
     tolerance: float = TOLERANCE,
+    reader: SlotReader | None = None,
 ) -> Downstream:
     """The observed video with what would go otherwise without an object predicted in its place.
 
@@ -248,6 +270,7 @@ def downstream(
         removed: a slot that is taken away.
         how: see ``RolloutConfig.remove``.
         tolerance: mean squared difference of normalised slots from which on two predictions have parted.
+        reader: see ``resimulated``.
 
     Raises:
         ValueError: the video is shorter than the model's history.
@@ -255,7 +278,7 @@ def downstream(
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps, seen = needed // step, -(-frames // step), observed // step
     future = model.predictor.future
-    present, taken = in_view(model, slots), torch.tensor([removed], device=slots.device)
+    present, taken = in_view(model, slots, reader), torch.tensor([removed], device=slots.device)
     factual = _interleaved(model, slots[:, : seen * step]).slots
     if how in ("drop", "empty"):
         slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
@@ -343,16 +366,25 @@ def _merged(model: WorldModel, slots: Tensor) -> Tensor:
     return _in_order(model.processor.raw_slots(slots), model.config.action_block)
 
 
-def in_view(model: WorldModel, slots: Tensor) -> Tensor:
-    """(..., S) bool: which of slots (..., S, D) hold something; all, where the encoder does not tell."""
-    if not isinstance(model.encoder, CLEVRERStateEncoder):
-        return torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device)
-    return F.pad(read_scene(slots).presence > 0.5, (0, 1), value=True)
+def in_view(model: WorldModel, slots: Tensor, reader: SlotReader | None = None) -> Tensor:
+    """(B, T, S) bool: which of slots (B, T, S, D) hold something that is there; all, where nothing tells."""
+    reader = reader or exact_reader(model.encoder)
+    if reader:
+        return reader.in_view(slots)
+    return torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device)
 
 
-def _without(keep_observed: bool, model: WorldModel, frames: int, removed: int, how: Removal, slots: Tensor) -> Tensor:
+def _without(
+    keep_observed: bool,
+    model: WorldModel,
+    reader: SlotReader | None,
+    frames: int,
+    removed: int,
+    how: Removal,
+    slots: Tensor,
+) -> Tensor:
     run = downstream if keep_observed else resimulated
-    return run(model, slots, frames, removed, how)[0]
+    return run(model, slots, frames, removed, how, reader=reader)[0]
 
 
 main = command("rollout", RolloutConfig, rollout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from clevrer_scenes import chain, random_scenes
-from torch import Tensor
+from perfect_predictor import perfect_findings, true_slots
 
 from benchmarks import causality
 from benchmarks.causality import CausalityBenchmark
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder, read_scene, scene_states
+from cjepa_agent.clevrer_encoder import read_scene, scene_states
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collisions import CollisionReadout, pair_features
@@ -24,7 +23,7 @@ from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.rollout import Downstream, downstream, resimulated
+from cjepa_agent.rollout import downstream, resimulated
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -34,7 +33,7 @@ from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.physics import FRAMES, Trajectory
+from envs.clevrer.physics import FRAMES
 
 CONFIG = WorldModelConfig(
     encoder=EncoderConfig(kind="clevrer_state", n_slots=7),
@@ -53,10 +52,6 @@ def random_model() -> WorldModel:
     for parameter in model.predictor.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
-
-
-def true_slots(trajectory: Trajectory, frames: int = 128) -> Tensor:
-    return CLEVRERStateEncoder().read(torch.from_numpy(scene_states(trajectory, frames)))
 
 
 @pytest.fixture(scope="module")
@@ -216,31 +211,10 @@ class TestCollisions:
 
 class TestMeasure:
     @pytest.fixture
-    def perfect(self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[findings.Findings]:
-        """Findings on a predictor that is always right: true courses take the place of its predictions."""
-        dataset, source = Dataset(data), VideoSlots(slots)
-        by_slots = {source.read(scene).numpy().tobytes(): scene for scene in source.scenes}
-
-        def resimulate(
-            model: WorldModel, given: Tensor, frames: int, removed: int | None = None, how: str = "drop"
-        ) -> tuple[Tensor, Tensor]:
-            courses = []
-            for video in given:
-                scene = by_slots[video.numpy().tobytes()]
-                counterfactuals = dataset.counterfactuals(scene)
-                assert counterfactuals is not None
-                course = dataset.trajectory(scene) if removed is None else counterfactuals.without[removed]
-                courses.append(true_slots(course, frames))
-            return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
-
-        monkeypatch.setattr(findings, "resimulated", resimulate)
-        monkeypatch.setattr(
-            findings, "downstream", lambda *given: Downstream(*resimulate(*given), torch.zeros(len(given[1]), 7))
+    def perfect(self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> findings.Findings:
+        return perfect_findings(
+            monkeypatch, random_model(), Dataset(data), VideoSlots(slots), lambda _, true: true, lambda _, slot: slot
         )
-        monkeypatch.setattr(findings, "continued", lambda *arguments: resimulate(*arguments)[0])
-        train, held_out = ([s for s in source.scenes if 10_000 * k <= s < 10_000 + 5_000 * k] for k in (0, 1))
-        readouts = findings.fit_readouts(random_model(), source, dataset, train, 0)
-        yield findings.measure(random_model(), source, dataset, held_out, readouts, "drop")
 
     def test_a_perfect_predictor(self, perfect: findings.Findings, data: Path) -> None:
         assert max(error for _, error in perfect.factual) < 0.02

@@ -142,7 +142,7 @@ def test_counterfactual_questions_read_the_prediction_without_their_object(
     dataset = Dataset(data)
     file = dataset.questions("train")
     plain = SlotQuestions(file, VideoSlots(slots), 60)
-    asked = SlotQuestions(file, VideoSlots(slots), 60, Intervened(intervened, dataset))
+    asked = SlotQuestions(file, VideoSlots(slots), 60, Intervened(intervened, dataset, VideoSlots(slots)))
     told = [(scene["scene_index"], question) for scene in file.scenes for question in scene["questions"]]
     kinds = {question["question_type"] for _, question in told}
     assert "counterfactual" in kinds and "descriptive" in kinds
@@ -162,25 +162,27 @@ def test_counterfactual_questions_read_the_prediction_without_their_object(
 def test_predictions_without_objects_must_fit(data: Path, slots: Path, intervened: Path, tmp_path: Path) -> None:
     dataset, file = Dataset(data), Dataset(data).questions("train")
     with pytest.raises(FileNotFoundError, match="no predictions without objects; .*remove=drop"):
-        Intervened(tmp_path, dataset)
+        Intervened(tmp_path, dataset, VideoSlots(slots))
     fewer = Path(shutil.copytree(intervened, tmp_path / "fewer"))
     for slot in range(1, 4):
         shutil.rmtree(fewer / f"without_{slot}")
-    with pytest.raises(ValueError, match="no prediction of scene . without object"):
-        SlotQuestions(file, VideoSlots(slots), 4, Intervened(fewer, dataset))
+    with pytest.raises(ValueError, match="no prediction of scene . without slot"):
+        SlotQuestions(file, VideoSlots(slots), 4, Intervened(fewer, dataset, VideoSlots(slots)))
     SlotAutoencoder(EncoderConfig(n_slots=7)).save(fewer / "without_0")
-    with pytest.raises(ValueError, match="holds slots of pixels"):
-        Intervened(fewer, dataset)
+    with pytest.raises(ValueError, match="slots and predictions of the same extraction"):
+        Intervened(fewer, dataset, VideoSlots(slots))
     mixed = Path(shutil.copytree(intervened, tmp_path / "mixed"))
     meta = json.loads((mixed / "without_1" / "slots.json").read_text())
     (mixed / "without_1" / "slots.json").write_text(json.dumps({**meta, "identity": {"slot": 1, "checkpoint": "x"}}))
     with pytest.raises(ValueError, match="made of different things"):
-        Intervened(mixed, dataset)
+        Intervened(mixed, dataset, VideoSlots(slots))
     scenes = json.loads(json.dumps(file.scenes))
     cut = next(q for scene in scenes for q in scene["questions"] if q["question_type"] == "counterfactual")
     cut["program"] = ["all_events", "objects", "get_counterfact"]
     with pytest.raises(ValueError, match=rf"question {cut['question_id']}: which object is taken away is not told"):
-        SlotQuestions(replace(file, scenes=scenes), VideoSlots(slots), 4, Intervened(intervened, dataset))
+        SlotQuestions(
+            replace(file, scenes=scenes), VideoSlots(slots), 4, Intervened(intervened, dataset, VideoSlots(slots))
+        )
 
 
 def test_choices_share_their_question(tmp_path: Path) -> None:

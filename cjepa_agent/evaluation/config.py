@@ -65,12 +65,12 @@ class EvaluateConfig:
         intervened: folder of predictions without each object, which counterfactual questions of ``task=vqa`` read in
             place of the observed video; empty for none.
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
-            ``empty`` puts an empty slot in its place, ``mask`` hides it in all frames.
+            ``empty`` puts an empty slot of ``encoder=state`` in its place, ``mask`` hides it in all frames.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
         device: ``cpu`` or ``cuda``.
-        seed: of planners and random policies.
+        seed: of planners, random policies, and read-outs of slots.
         out: folder for JSON, CSV and HTML.
         video_folder: folder for MP4 files.
     """

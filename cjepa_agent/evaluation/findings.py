@@ -1,6 +1,7 @@
 """What a predictor of videos says would happen without an object, beside what truly does: raw findings, scene by scene.
 
-``cjepa_agent.evaluation.intervention`` tells what is measured, and sums it up.
+``cjepa_agent.evaluation.intervention`` tells what is measured, and sums it up. What is read of slots is put in the
+order of objects at once, so that all arrays here are by id.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cjepa_agent.clevrer_encoder import SceneReading, read_scene, scene_states, true_scene
+from cjepa_agent.clevrer_encoder import SceneReading, scene_states, true_scene
 from cjepa_agent.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.predictor import MaskedPredictor
-from cjepa_agent.rollout import Removal, continued, downstream, resimulated
+from cjepa_agent.rollout import Removal, continued, downstream, object_slots, resimulated
+from cjepa_agent.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, facts_of, split_of
@@ -78,6 +80,8 @@ class Findings:
         answers: for each kind of question and source whether each was answered rightly.
         attention: per scene (layers, heads, 6, 6), the query second to last.
         looked_at: scene of each of these.
+        seen: of each object that the camera sees in an observed frame, whether a slot holds it.
+        read: mean error of reading the observed slots of each of these that one holds [radii], with its scene.
     """
 
     removed: list[Removed] = field(default_factory=list)
@@ -92,58 +96,72 @@ class Findings:
     )
     attention: list[NDArray[np.float64]] = field(default_factory=list)
     looked_at: list[int] = field(default_factory=list)
+    seen: list[bool] = field(default_factory=list)
+    read: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Readouts(NamedTuple):
-    """From predictions, and from true positions."""
+    """Of objects from slots, and of collisions from predictions and from true positions."""
 
+    slots: SlotReader
     predicted: CollisionReadout
     true: CollisionReadout
 
 
 def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: Sequence[int], seed: int) -> Readouts:
-    """Fitted on factual courses alone: whole ones, and the ends of videos."""
+    """Those of collisions are fitted on factual courses alone: whole ones, and the ends of videos."""
+    reader = slot_reader(model, source, data, seed)
     predicted, true, happened = [], [], []
     for chosen, slots in _batches(model, source, scenes, "read-out"):
-        whole, _ = _again(model, slots)
-        end = read_scene(continued(model, slots, FRAMES).cpu())
-        for row, scene in enumerate(chosen):
-            trajectory = data.trajectory(scene)
+        trajectories = [data.trajectory(scene) for scene in chosen]
+        holders = [
+            reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES))
+            for video, trajectory in zip(slots, trajectories, strict=True)
+        ]
+        whole, _ = _again(model, reader, slots, holders)
+        end = _read(reader, continued(model, slots, FRAMES), holders)
+        for row, trajectory in enumerate(trajectories):
             truth = true_scene(trajectory, FRAMES)
-            for reading, start in ((whole, 0), (end, VISIBLE_FRAMES - 1)):
-                predicted.append(pair_features(_row(reading, row), start))
+            for readings, start in ((whole, 0), (end, VISIBLE_FRAMES - 1)):
+                predicted.append(pair_features(readings[row], start))
                 true.append(pair_features(truth, start))
                 happened.append(colliding_pairs(trajectory, start, FRAMES))
-    return Readouts(CollisionReadout(predicted, happened, seed), CollisionReadout(true, happened, seed))
+    return Readouts(reader, CollisionReadout(predicted, happened, seed), CollisionReadout(true, happened, seed))
 
 
 def measure(
     model: WorldModel, source: VideoSlots, data: Dataset, scenes: Sequence[int], readouts: Readouts, how: Removal
 ) -> Findings:
     """Predict every scene as it is and without each object."""
-    found, questions = Findings(), _questions(data, split_of(scenes[0]))
+    found, questions, reader = Findings(), _questions(data, split_of(scenes[0])), readouts.slots
     for chosen, slots in _batches(model, source, scenes, "scene"):
         truths = [_Truth.of(data, scene) for scene in chosen]
-        factual, predicted = _again(model, slots)
-        end = read_scene(continued(model, slots, FRAMES).cpu())
-        without: list[dict[str, dict[int, Pairs]]] = [{name: {} for name in SOURCES} for _ in chosen]
+        holders = [
+            reader.holders(video, truth.states[:VISIBLE_FRAMES]) for video, truth in zip(slots, truths, strict=True)
+        ]
+        observed = _read(reader, slots, holders)
+        factual, predicted = _again(model, reader, slots, holders)
+        end = _read(reader, continued(model, slots, FRAMES), holders)
+        without: list[dict[int, dict[str, Pairs]]] = [{} for _ in chosen]
         for row, truth in enumerate(truths):
-            _factual(found, truth, _row(factual, row), predicted[row], readouts)
-        for id in range(MAX_OBJECTS):
-            rows = [row for row, truth in enumerate(truths) if id in truth.without]
-            if not rows:
-                continue
-            reading, foretold = _again(model, slots[rows], id, how)
-            changed = downstream(model, slots[rows], FRAMES, id, how)
-            after, apart = read_scene(changed.slots.cpu()), changed.apart.cpu().double().numpy()[:, :MAX_OBJECTS]
-            for place, row in enumerate(rows):
-                truth, own = truths[row], {"predicted": _row(reading, place), "downstream": _row(after, place)}
-                found.removed.append(_removal(found, truth, id, own, _row(factual, row), foretold[place], apart[place]))
-                for name, pairs in _pairs(truth, id, own, readouts).items():
-                    without[row][name][id] = pairs
-                    found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
+            _reading(found, truth, observed[row], holders[row])
+            _factual(found, truth, factual[row], predicted[row], readouts)
+        unchanged = np.zeros(MAX_OBJECTS)
+        removals = list(_removals(model, reader, slots, holders, truths, how))
+        removals += [
+            _Prediction(row, id, {"predicted": factual[row], "downstream": end[row]}, predicted[row], unchanged)
+            for row, truth in enumerate(truths)
+            for id in truth.without
+            if holders[row][id] == NO_SLOT  # it cannot be taken away, so nothing changes
+        ]
+        for removal in removals:
+            truth, id = truths[removal.row], removal.id
+            found.removed.append(_removal(found, truth, removal, factual[removal.row]))
+            without[removal.row][id] = _pairs(truth, id, removal.readings, readouts)
+            for name, pairs in without[removal.row][id].items():
+                found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
         for row, truth in enumerate(truths):
-            told = readouts.predicted(pair_features(_row(end, row), VISIBLE_FRAMES - 1))
+            told = readouts.predicted(pair_features(end[row], VISIBLE_FRAMES - 1))
             ends = {
                 "predicted": told,
                 "downstream": told,
@@ -152,11 +170,12 @@ def measure(
             }
             for name in SOURCES:
                 unseen = tuple(Event("collision", pair, frame) for pair, frame in ends[name].items())
-                facts = replace(truth.facts, without=without[row][name], unseen=unseen)
+                collided = {id: pairs[name] for id, pairs in without[row].items()}
+                facts = replace(truth.facts, without=collided, unseen=unseen)
                 for kind, right in _answered(facts, questions.get(truth.scene, [])):
                     found.answers[kind][name].append(right)
         if isinstance(model.predictor, MaskedPredictor):
-            found.attention += list(_attention(model, slots, model.predictor))
+            found.attention += list(_attention(model, slots, model.predictor, holders))
             found.looked_at += chosen
     return found
 
@@ -199,10 +218,20 @@ class _Truth:
         return colliding_pairs(self.trajectory, 0, FRAMES)
 
 
+def _reading(found: Findings, truth: _Truth, observed: SceneReading, holders: Tensor) -> None:
+    there = truth.states[:VISIBLE_FRAMES, :, 0] > 0
+    error = _distance(observed, truth.states)
+    for id in np.flatnonzero(there.any(axis=0)):
+        held = bool(holders[id] != NO_SLOT)
+        found.seen.append(held)
+        if held:
+            found.read.append((truth.scene, float(error[there[:, id], id].mean())))
+
+
 def _factual(
     found: Findings, truth: _Truth, reading: SceneReading, predicted: NDArray[np.bool_], readouts: Readouts
 ) -> None:
-    counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & (truth.states[:VISIBLE_FRAMES, :, 0] > 0)
+    counted = predicted[:VISIBLE_FRAMES] & (truth.states[:VISIBLE_FRAMES, :, 0] > 0)
     error = _distance(reading, truth.states[:VISIBLE_FRAMES])
     _add(found, "factual", "predicted", error, counted)
     found.factual += [(truth.scene, float(error[own, id].mean())) for id, own in enumerate(counted.T) if own.any()]
@@ -219,18 +248,51 @@ def _add(found: Findings, group: str, source: str, error: NDArray[np.float64], c
     found.courses[group, source] += np.where(counted, error, 0).sum(axis=1), counted.sum(axis=1)
 
 
-def _removal(
-    found: Findings,
-    truth: _Truth,
-    id: int,
-    readings: Mapping[str, SceneReading],
-    factual: SceneReading,
-    predicted: NDArray[np.bool_],
-    apart: NDArray[np.float64],
-) -> Removed:
+class _Prediction(NamedTuple):
+    """What is predicted of one video without one object.
+
+    Attributes:
+        row: of the video in its batch.
+        id: of the object.
+        readings: from the beginning (``predicted``) and ``downstream``.
+        predicted: (180, 6) where the one from the beginning is not as observed.
+        apart: (6,) see ``cjepa_agent.rollout.Downstream``.
+    """
+
+    row: int
+    id: int
+    readings: Mapping[str, SceneReading]
+    predicted: NDArray[np.bool_]
+    apart: NDArray[np.float64]
+
+
+def _removals(
+    model: WorldModel,
+    reader: SlotReader,
+    slots: Tensor,
+    holders: Sequence[Tensor],
+    truths: Sequence[_Truth],
+    how: Removal,
+) -> Iterator[_Prediction]:
+    """Of all objects of some videos that a slot holds; those that the same slot holds are taken away in one call."""
+    for slot in object_slots(model):
+        taken = {row: id for row, truth in enumerate(truths) for id in truth.without if holders[row][id] == slot}
+        if not taken:
+            continue
+        rows, own = list(taken), [holders[row] for row in taken]
+        again, predicted = _again(model, reader, slots[rows], own, slot, how)
+        changed = downstream(model, slots[rows], FRAMES, slot, how, reader=reader)
+        after = _read(reader, changed.slots, own)
+        for place, (row, id) in enumerate(taken.items()):
+            apart = by_object(changed.apart[place].cpu().double(), own[place], -1, 0).numpy()
+            yield _Prediction(row, id, {"predicted": again[place], "downstream": after[place]}, predicted[place], apart)
+
+
+def _removal(found: Findings, truth: _Truth, removal: _Prediction, factual: SceneReading) -> Removed:
+    id, readings = removal.id, removal.readings
     states = scene_states(truth.without[id], FRAMES)[:VISIBLE_FRAMES]
     inside, before = states[..., 0] > 0, truth.states[:VISIBLE_FRAMES]
-    counted = predicted[:VISIBLE_FRAMES, :MAX_OBJECTS] & inside
+    counted = removal.predicted[:VISIBLE_FRAMES] & inside
     moved = np.linalg.norm(states[..., 1:3] - before[..., 1:3], axis=-1)
     influenced = np.where(inside | (before[..., 0] > 0), moved, 0).max(axis=0) > INFLUENCE
     influenced[id] = False
@@ -251,7 +313,7 @@ def _removal(
         means["downstream"],
         means["unchanged"],
         shift,
-        apart,
+        removal.apart,
     )
 
 
@@ -283,8 +345,10 @@ def _questions(data: Dataset, split: str) -> dict[int, list[Json]]:
 
 
 @torch.no_grad()
-def _attention(model: WorldModel, slots: Tensor, predictor: MaskedPredictor) -> NDArray[np.float64]:
-    """(B, layers, heads, 6, 6) mean over windows of the video."""
+def _attention(
+    model: WorldModel, slots: Tensor, predictor: MaskedPredictor, holders: Sequence[Tensor]
+) -> Iterator[NDArray[np.float64]]:
+    """Of each video (layers, heads, 6, 6), mean over its windows; 0 for objects without a slot."""
     step, frames = model.config.action_block, predictor.config.history
     begins = range(0, slots.shape[1] - (frames - 1) * step, ATTENTION_EVERY)
     windows = [slots[:, begin : begin + (frames - 1) * step + 1 : step] for begin in begins]
@@ -293,7 +357,8 @@ def _attention(model: WorldModel, slots: Tensor, predictor: MaskedPredictor) -> 
         predictor.attention(model.latent(window, nothing[:, :frames]), nothing, future=predictor.future).mean(3)
         for window in windows
     )
-    return (torch.as_tensor(total)[..., :MAX_OBJECTS, :MAX_OBJECTS] / len(windows)).double().cpu().numpy()
+    for weights, held in zip(torch.as_tensor(total) / len(windows), holders, strict=True):
+        yield by_object(by_object(weights, held, -1, 0), held, -2, 0).double().cpu().numpy()
 
 
 def _batches(
@@ -310,15 +375,23 @@ def _batches(
 
 
 def _again(
-    model: WorldModel, slots: Tensor, removed: int | None = None, how: Removal = "drop"
-) -> tuple[SceneReading, NDArray[np.bool_]]:
-    """What ``resimulated`` says of videos, and where it was predicted."""
-    made, predicted = resimulated(model, slots, FRAMES, removed, how)
-    return read_scene(made.cpu()), predicted.cpu().numpy()
+    model: WorldModel,
+    reader: SlotReader,
+    slots: Tensor,
+    holders: Sequence[Tensor],
+    removed: int | None = None,
+    how: Removal = "drop",
+) -> tuple[list[SceneReading], list[NDArray[np.bool_]]]:
+    """What ``resimulated`` says of the objects of videos, and where (T, 6) it was predicted."""
+    made, predicted = resimulated(model, slots, FRAMES, removed, how, reader=reader)
+    foretold = [by_object(own, held, -1, 0).numpy() for own, held in zip(predicted.cpu(), holders, strict=True)]
+    return _read(reader, made, holders), foretold
 
 
-def _row(reading: SceneReading, row: int) -> SceneReading:
-    return SceneReading(*(part[row] for part in reading))
+def _read(reader: SlotReader, slots: Tensor, holders: Sequence[Tensor]) -> list[SceneReading]:
+    """What slots (B, T, S, D) of videos say of their objects."""
+    reading = reader.read(slots.cpu())
+    return [objects_of(SceneReading(*own), held) for *own, held in zip(*reading, holders, strict=True)]
 
 
 def _distance(reading: SceneReading, states: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 Each CLEVRER scene is predicted from its beginning (``cjepa_agent.rollout.resimulated``) as it is, and once without each
 object, and what the removal changes is also put into the observed video (``cjepa_agent.rollout.downstream``); all are
-compared with the true courses. Slots must be those of ``encoder=state``, which can be read back.
+compared with the true courses. What slots say of objects, and which of them holds which object over the observed
+frames, ``cjepa_agent.slot_reader`` tells: exactly for ``encoder=state``, by a read-out fitted on training scenes for
+slots of pixels. Errors of that read-out are part of all figures; how large they are is told beside them.
 
 - Positions: mean error of each other object over the frames that are predicted and in which the camera sees it,
   beside that of answering with the true factual course, as if the removal changed nothing. An object is *influenced*
@@ -11,6 +13,10 @@ compared with the true courses. Slots must be those of ``encoder=state``, which 
   read-out on true positions; and the true factual pairs, as if the removal changed nothing.
 - Questions: counterfactual ones answered from those pairs, and predictive ones from the predicted end of the video,
   by the executor that also makes the true answers. What objects are there is taken from the annotation.
+- Objects without a slot, as an encoder of pixels may leave some, are told in number. They have no position, so that
+  they are in no mean error, of no source, and their influence on others is all that is scored of them: they cannot be
+  taken away, and without one all is predicted as with it. So pairs that they collide in are missed, and questions about
+  them are answered from what is left.
 - Influence: how well the shift of an object between the two predictions from the beginning, how far two predictions
   from observed frames part (``parting``), and attention tell influenced objects.
 """
@@ -24,7 +30,6 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
 from cjepa_agent.collisions import PairScore
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
@@ -32,7 +37,7 @@ from cjepa_agent.evaluation.results import interval_text, plain_table, wilson_in
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
-from cjepa_agent.rollout import video_model
+from cjepa_agent.rollout import require_removal, video_model
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 
@@ -52,12 +57,12 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     """All that ``intervention.json`` holds but settings and provenance.
 
     Raises:
-        ValueError: slots, model and data set do not belong together, or the data set tells no counterfactuals.
+        ValueError: slots, model and data set do not belong together, objects cannot be read out of the slots, there is
+            no empty slot for ``removal=empty``, or the data set tells no counterfactuals.
     """
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
     model = video_model(config.weights, source.folder).to(config.device)
-    if not isinstance(model.encoder, CLEVRERStateEncoder):
-        raise ValueError(f"{source.folder} holds slots of pixels, whose objects cannot be read out; use encoder=state")
+    require_removal(model, config.removal)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
         [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]
@@ -88,6 +93,11 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
             for source, key in (("predicted", "error"), ("downstream", "downstream"), ("unchanged", "unchanged"))
         }
     return {
+        "objects": {
+            "seen": len(found.seen),
+            "without_a_slot": found.seen.count(False),
+            "reading_error_radii": _mean(found.read, rng),
+        },
         "position_error_radii": errors,
         "position_error_by_frame": {
             f"{group}, {source}": [float(e / n) if n else None for e, n in course.T]
@@ -133,7 +143,8 @@ def _influence(found: Findings) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> str:
     """For people."""
-    errors = report["position_error_radii"]
+    objects, errors = report["objects"], report["position_error_radii"]
+    reading = interval_text(objects["reading_error_radii"], 2)
     positions = [[name, *(interval_text(errors[name].get(source), 2) for source in ERRORS)] for name in errors]
     pairs = [
         [when, *(f"{scores[name]['F1']:.3f}" if name in scores else "" for name in SOURCES)]
@@ -153,6 +164,10 @@ def table(report: Mapping[str, Any]) -> str:
             plain_table(["error of positions [radii]", *ERRORS], positions),
             plain_table(["F1 of colliding pairs", *SOURCES], pairs),
             plain_table(["questions answered rightly [%]", *SOURCES], questions),
+            plain_table(
+                ["objects", "without a slot", "error of reading observed slots [radii]"],
+                [[str(objects["seen"]), str(objects["without_a_slot"]), reading]],
+            ),
             plain_table(["influence told by", "AUROC", "average precision"], influence),
         ]
     )

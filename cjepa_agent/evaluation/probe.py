@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
-from torch import Tensor, nn
+from torch import Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, Split
@@ -23,12 +23,12 @@ from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
+from cjepa_agent.readout import fit_linear, fit_mlp
 from cjepa_agent.world_model import WorldModel
 from envs.pusht.render import SEGMENTS, PushTRenderer
 
 TRAIN_FRAMES, TEST_FRAMES, MASK_FRAMES, PICTURE_FRAMES = 20000, 2000, 200, 6
 GOAL_POSE = (256.0, 256.0, np.pi / 4)
-MLP_STEPS, MLP_BATCH, MLP_WIDTH = 4000, 512, 128
 
 
 def run(config: EvaluateConfig) -> str:
@@ -79,37 +79,6 @@ def errors(prediction: Tensor, state: Tensor) -> dict[str, float]:
         "block px": float(difference[:, 2:].norm(dim=1).median()),
         "angle deg": float(turn.median()),
     }
-
-
-def fit_linear(inputs: Tensor, outputs: Tensor) -> nn.Linear:
-    """Least squares with intercept from (M, F) to (M, O)."""
-    extended = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
-    gram = extended.T @ extended + 1e-4 * torch.eye(extended.shape[1], dtype=torch.float64)
-    solution = torch.linalg.solve(gram, extended.T @ outputs.double()).float()
-    layer = nn.Linear(*solution[:-1].shape).requires_grad_(False)
-    layer.weight.copy_(solution[:-1].T)
-    layer.bias.copy_(solution[-1])
-    return layer
-
-
-def fit_mlp(inputs: Tensor, outputs: Tensor, generator: torch.Generator) -> nn.Module:
-    """A two-layer MLP from (M, F) to (M, O), trained with Adam and a cosine schedule."""
-    with torch.random.fork_rng():
-        torch.manual_seed(generator.initial_seed())
-        model = nn.Sequential(
-            nn.Linear(inputs.shape[1], MLP_WIDTH), nn.ReLU(), nn.Linear(MLP_WIDTH, MLP_WIDTH), nn.ReLU(),
-            nn.Linear(MLP_WIDTH, outputs.shape[1]),
-        )  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MLP_STEPS)
-    for _ in range(MLP_STEPS):
-        rows = torch.randint(len(inputs), (MLP_BATCH,), generator=generator)
-        loss = (model(inputs[rows]) - outputs[rows]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.requires_grad_(False)
 
 
 def best_overlap(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:

@@ -112,7 +112,7 @@ class Answerer:
                 f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; "
                 "give slots of the same encoder and predictor, or foreign_slots=true to see how well answers carry over"
             )
-        intervened = Intervened(Path(config.intervened), data) if config.intervened else None
+        intervened = Intervened(Path(config.intervened), data, self.slots) if config.intervened else None
         self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
 
     def submission(self) -> list[Json]:
@@ -127,6 +127,7 @@ class Answerer:
             **read_json(self.folder / CONFIG),
             "evaluated_slots": self.slots.identity,
             "evaluated_intervened": self.questions.intervened.identity if self.questions.intervened else None,
+            "questions_whose_object_has_no_slot": self.questions.without_a_slot,
         }
 
 

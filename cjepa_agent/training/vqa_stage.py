@@ -64,7 +64,7 @@ class VQAStage:
         recipe: Mapping[str, Any],
         init: Path | None = None,
     ) -> None:
-        intervened = Intervened(vqa.intervened, data) if vqa.intervened else None
+        intervened = Intervened(vqa.intervened, data, slots) if vqa.intervened else None
         self.train = SlotQuestions(data.questions("train"), slots, config.frames, intervened)
         held_out = data.questions("validation")
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1

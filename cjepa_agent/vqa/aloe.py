@@ -54,7 +54,7 @@ class ALOEConfig:
     head: int = 128
     dropout: float = 0.0
     frames: int = 60
-    tubelet: int = 15
+    tubelet: int = 60
     blind: bool = False
 
     def __post_init__(self) -> None:

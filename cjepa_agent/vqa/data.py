@@ -50,7 +50,7 @@ class SlotQuestions:
     go on after the observed 128 frames do so by a prediction, and predictive questions, which ask what happens then,
     read as many frames later; all other types read observed frames alone (the protocol of SlotFormer,
     arXiv 2210.05861, and of C-JEPA). With ``intervened``, counterfactual questions read the whole prediction without
-    the object that they take away, T frames at a stride of T // F.
+    the object that they take away, T frames at a stride of T // F, unless no slot holds that object.
 
     Args:
         file: questions, with or without answers.
@@ -111,6 +111,12 @@ class SlotQuestions:
         """(Q,) whether a question is descriptive."""
         chosen: NDArray[np.bool_] = self.type == TYPES.index("descriptive")
         return chosen
+
+    @property
+    def without_a_slot(self) -> int:
+        """Counterfactual questions that read the observed video in place of a prediction: no slot holds the object."""
+        asked = self.type == TYPES.index("counterfactual")
+        return int((asked & (self.removed == NOTHING)).sum()) if self.intervened else 0
 
     def frames_read(self, question: int, start: int) -> slice:
         """The frames that a question reads of its slots."""

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.clevrer_encoder import scene_states
 from cjepa_agent.rollout import WITHOUT
+from cjepa_agent.slot_reader import NO_SLOT, exact_reader, slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.executor import removed_object
 from envs.clevrer.questions.facts import Facts
 from envs.clevrer.questions.files import Json
@@ -20,32 +24,39 @@ class Intervened:
     """Predictions without each object, as ``python -m cjepa_agent.rollout remove=drop`` writes them.
 
     Args:
-        folder: with a folder ``without_<slot>`` for each slot, of slots of ``encoder=state``, whose number is the
-            object's id.
-        data: the data set, whose annotations tell which object a question takes away.
+        folder: with a folder ``without_<slot>`` for each slot.
+        data: the data set, whose annotations tell which object a question takes away, and which slot holds it
+            (``cjepa_agent.slot_reader``).
+        observed: slots of the same videos, of which the first 128 frames are observed.
 
     Attributes:
         identity: what the predictions were made of, by slot.
 
     Raises:
         FileNotFoundError: no such predictions there.
-        ValueError: they are of pixels, or differ in what they were made of.
+        ValueError: they differ in what they were made of, or objects cannot be read out of the slots.
     """
 
-    def __init__(self, folder: Path, data: Dataset) -> None:
-        self.folder, self.data = folder, data
+    def __init__(self, folder: Path, data: Dataset, observed: VideoSlots) -> None:
+        self.folder, self.data, self.observed = folder, data, observed
         found = sorted(folder.glob(f"{WITHOUT}*"))
         if not found:
             raise FileNotFoundError(
                 f"{folder} has no predictions without objects; `python -m cjepa_agent.rollout remove=drop` makes them"
             )
-        if not isinstance(SlotAutoencoder.load(found[0]).encoder, CLEVRERStateEncoder):
-            raise ValueError(f"{folder} holds slots of pixels, of which none is an object for sure; use encoder=state")
         self.slots = {int(path.name.removeprefix(WITHOUT)): VideoSlots(path) for path in found}
         self.identity = {slot: slots.identity for slot, slots in self.slots.items()}
         common = [{k: v for k, v in identity.items() if k != "slot"} for identity in self.identity.values()]
         if any(identity != common[0] for identity in common) or len({s.frames for s in self.slots.values()}) > 1:
             raise ValueError(f"the folders of {folder} were made of different things; make all of them anew: {common}")
+        autoencoder = SlotAutoencoder.load(found[0])
+        source, given = common[0].get("slots"), observed.identity.get("slots", observed.identity)
+        if source != given and not exact_reader(autoencoder.encoder):
+            raise ValueError(
+                f"{folder} was predicted from slots made of {source}, {observed.folder} holds slots made of {given}; "
+                "give slots and predictions of the same extraction, in which each slot holds the same object"
+            )
+        self.reader = slot_reader(autoencoder, observed, data)
 
     @property
     def frames(self) -> int:
@@ -55,26 +66,32 @@ class Intervened:
     def removed(self, scene: int, questions: Sequence[Json]) -> list[int | None]:
         """The slot that each question of a scene takes away, None for those that take none.
 
+        Nothing can be taken away either where no slot holds the object; the question then is about the video as it is.
+
         Raises:
             ValueError: a program takes nothing away, the scene has no annotation, or no prediction without the object.
         """
         if all(question["question_type"] != "counterfactual" for question in questions):
             return [None] * len(questions)
-        facts = Facts.of(self.data.trajectory(scene))
+        trajectory = self.data.trajectory(scene)
+        video = self.observed.read(scene, slice(0, VISIBLE_FRAMES))
+        facts, holders = Facts.of(trajectory), self.reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES))
         return [
-            self._slot(facts, scene, question) if question["question_type"] == "counterfactual" else None
+            self._slot(facts, holders, scene, question) if question["question_type"] == "counterfactual" else None
             for question in questions
         ]
 
-    def _slot(self, facts: Facts, scene: int, question: dict[str, Any]) -> int:
+    def _slot(self, facts: Facts, holders: Tensor, scene: int, question: dict[str, Any]) -> int | None:
         try:
-            slot = removed_object(facts, question["program"])
+            slot = int(holders[removed_object(facts, question["program"])])
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"scene {scene}, question {question['question_id']}: which object is taken away is not told: {error}"
             ) from error
+        if slot == NO_SLOT:
+            return None
         if slot not in self.slots or scene not in self.slots[slot].scenes:
             raise ValueError(
-                f"{self.folder} has no prediction of scene {scene} without object {slot}; run the rollout anew"
+                f"{self.folder} has no prediction of scene {scene} without slot {slot}; run the rollout anew"
             )
         return slot
