@@ -531,6 +531,22 @@ def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, dat
     assert not (tmp_path / "out" / "vqa.json").exists()
 
 
+def test_shuffled_slots_stay_together_over_a_video(data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    for shuffle in (False, True, True):
+        made = VQAStage(Dataset(data), VideoSlots(slots), TINY, VQATrainingConfig(shuffle=shuffle), 0, {})
+        given = made.model.forward
+        monkeypatch.setattr(
+            made.model, "forward", lambda video, *rest, given=given: (seen.append(video), given(video, *rest))[1]
+        )
+        made.loss(made.model, 0, 8, slice(0, 8), torch.Generator().manual_seed(3))
+    plain, mixed, again = seen
+    assert torch.equal(mixed, again) and not torch.equal(plain, mixed)
+    for before, after in zip(plain, mixed, strict=True):
+        order = [next(i for i in range(3) if torch.equal(before[0, i], after[0, j])) for j in range(3)]
+        assert sorted(order) == [0, 1, 2] and torch.equal(before[:, order], after)
+
+
 def test_training_goes_on_from_trained_weights(trained: Path, data: Path, slots: Path) -> None:
     before = ALOE.load(trained)
 

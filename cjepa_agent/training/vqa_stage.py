@@ -27,10 +27,13 @@ class VQATrainingConfig:
         videos: validation videos whose questions are asked, evenly from all; 0 for all.
         intervened: folder of predictions without each object (``python -m cjepa_agent.rollout remove=drop``), which
             counterfactual questions read in place of the observed video; none by default.
+        shuffle: put the slots of each video in a random order, the same in all of its frames, each time that it is read
+            in training. Which slot an object is in means nothing; this is not in the published protocol.
     """
 
     videos: int = 200
     intervened: Path | None = None
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if self.videos < 0:
@@ -70,6 +73,7 @@ class VQAStage:
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
         chosen = held_out.scenes[::every][: vqa.videos or None]
         self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)
+        self.shuffle = vqa.shuffle
         self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
         torch.manual_seed(seed)
         self.model = ALOE(config, *slots.array.shape[2:])
@@ -92,7 +96,11 @@ class VQAStage:
         """See ``losses``."""
         chosen = torch.randint(len(self.train), (batch,), generator=generator)[rows]
         starts = torch.randint(self.train.starts, (batch,), generator=generator)[rows]
-        asked = self.train.batch(chosen.numpy(), starts.numpy()).to(next(model.parameters()).device)
+        asked = self.train.batch(chosen.numpy(), starts.numpy())
+        if self.shuffle:
+            order = torch.rand(batch, self.model.n_slots, generator=generator)[rows].argsort(1)
+            asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
+        asked = asked.to(next(model.parameters()).device)
         return losses(model(asked.slots, asked.words, asked.owner, asked.descriptive), asked)
 
     def validate(self, model: nn.Module) -> dict[str, float]:

@@ -40,7 +40,7 @@ class ALOEConfig:
         width: of its tokens.
         mlp: width of its feed-forward layers.
         head: hidden width of the two read-outs.
-        dropout: rate; its masks take a CPU longer than all the rest.
+        dropout: rate.
         frames: of a video that are read, 1 to 128.
         tubelet: successive frames that share a token: a token is a slot over as many of them, as a linear map of all
             (the tubelets of arXiv 2103.15691), which shows motion and makes sequences short. 1 as published.
@@ -52,7 +52,7 @@ class ALOEConfig:
     width: int = 96
     mlp: int = 256
     head: int = 128
-    dropout: float = 0.0
+    dropout: float = 0.1
     frames: int = 60
     tubelet: int = 60
     blind: bool = False
