@@ -27,7 +27,7 @@ from envs.clevrer.dataset import Dataset
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
-TOLERANCE = 0.01  # of differences between predictions of a slot, chosen on training videos
+TOLERANCE = 0.003  # of differences between predictions of a slot, chosen on training videos
 Removal = Literal["drop", "empty", "mask"]
 Continue = Callable[[Tensor], Tensor]
 
