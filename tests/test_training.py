@@ -308,7 +308,7 @@ def test_image_loss_compares_drawn_predictions_with_the_frames(data: Path, slots
             assert torch.allclose(pixels.colours[index, point], colour)
             errors.append((drawn[0, point] - colour).square().mean())
     error = image_error(model, predicted, pixels)
-    assert error.item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    assert error.item() == pytest.approx(float(torch.stack(errors).mean().detach()), rel=1e-4)
     error.backward()
     assert predicted.grad is not None and predicted.grad[[0, 2, 4]].abs().sum((1, 2, 3)).min() > 0
     assert not predicted.grad[[1, 3]].any() and all(p.grad is None for p in model.decoder.parameters())
