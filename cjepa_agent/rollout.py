@@ -207,9 +207,8 @@ def resimulated(
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps = needed // step, -(-frames // step)
     present = in_view(model, slots, reader)
-    if removed is not None and how in ("drop", "empty"):
-        taken = torch.tensor([removed], device=slots.device)
-        slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
+    if removed is not None:
+        slots, present = _emptied(slots, present, removed, how)
     slots = F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))
     shown = ~_foretold(present, history, step, steps, model.predictor.future)
     known = _in_order(shown, step)
@@ -280,8 +279,7 @@ def downstream(
     future = model.predictor.future
     present, taken = in_view(model, slots, reader), torch.tensor([removed], device=slots.device)
     factual = _interleaved(model, slots[:, : seen * step]).slots
-    if how in ("drop", "empty"):
-        slots, present = slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
+    slots, present = _emptied(slots, present, removed, how)
     foretold = _foretold(present, history, step, steps, future)
     changes = foretold.index_fill(2, taken, False)
     others = torch.tensor([s for s in range(slots.shape[2]) if how != "drop" or s != removed], device=slots.device)
@@ -308,6 +306,14 @@ def downstream(
     if how == "drop":
         result[:, :, removed] = 0.0
     return Downstream(result, _in_order(made, step)[:, :frames], apart.unflatten(0, (-1, step)).amax(1))
+
+
+def _emptied(slots: Tensor, present: Tensor, removed: int, how: Removal) -> tuple[Tensor, Tensor]:
+    """Slots (B, T, S, D), and which (B, T, S) are in view, without the removed one; a hidden one stays in its place."""
+    if how == "mask":
+        return slots, present
+    taken = torch.tensor([removed], device=slots.device)
+    return slots.index_fill(2, taken, 0.0), present.index_fill(2, taken, False)
 
 
 def _still(slots: Tensor) -> Latent:

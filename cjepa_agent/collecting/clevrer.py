@@ -43,8 +43,8 @@ class CLEVRERCollection(Collection):
         width, height: of the videos and frames [px], even numbers.
         window: frames, 1 to 180, whose collisions count for counterfactual questions: 128 are what a video shows, 180
             all that is simulated.
-        pictures: without them there are no videos and no ``pixels``, in half the time: enough for slots of the true
-            state (``encoder=state``).
+        pictures: without them there are no videos and no ``pixels``: enough for slots of the true state
+            (``encoder=state``).
     """
 
     out: Path = field(default_factory=lambda: cache_folder() / "clevrer")
