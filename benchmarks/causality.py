@@ -26,7 +26,9 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.vqa.aloe import ALOE, ALOEConfig, predict
+from cjepa_agent.vqa.aloe import ALOEConfig
+from cjepa_agent.vqa.answerer import predict
+from cjepa_agent.vqa.checkpoint import AnyALOEConfig, load
 from cjepa_agent.vqa.data import SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from configs.command import command
@@ -115,7 +117,7 @@ class CausalityBenchmark:
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     aloe_seeds: tuple[int, ...] = ()
-    aloe: ALOEConfig = field(default_factory=ALOEConfig)
+    aloe: AnyALOEConfig = field(default_factory=ALOEConfig)
     aloe_init: str | None = None
     aloe_trainer: TrainerConfig = field(default_factory=lambda: preset(TrainerConfig, "trainer", "vqa"))
     removal: Removal = "drop"
@@ -229,7 +231,7 @@ def answered(config: CausalityBenchmark, predictor: Path, removal: Removal, seed
     data, slots = Dataset(config.data), VideoSlots(settings.slots)
     intervened = Intervened(predictor / INTERVENED, data, slots)
     asked = SlotQuestions(data.questions(config.split), slots, config.aloe.frames, intervened)
-    right = asked.right(predict(ALOE.load(settings.out / "checkpoint"), asked))
+    right = asked.right(predict(load(settings.out / "checkpoint"), asked))
     return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
 
 

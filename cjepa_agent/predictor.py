@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,17 +54,19 @@ class PredictorConfig(TransformerConfig):
 VECTOR = 16  # float32 numbers that a CPU's widest registers hold
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over (B, heads, L, width per head)."""
+def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Attention over (B, heads, L, width per head), to keys that are ``seen``, (B, 1, 1, L), or to all."""
     # On a CPU the fused kernel suits long sequences. For the dozen tokens of a plan explicit products take half as
     # long, and in bfloat16 a fifth.
     short = key.shape[-2] < VECTOR
     if query.device.type == "cpu" and (query.dtype == torch.bfloat16 or (short and not query.requires_grad)):
         scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).float()
+        if seen is not None:
+            scores = scores.masked_fill(~seen, -torch.inf)
         weights = _short_softmax(scores) if short else scores.softmax(-1)
         mixed: Tensor = weights.to(value.dtype) @ value
         return mixed
-    return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
 
 
 def _short_softmax(scores: Tensor) -> Tensor:
@@ -73,10 +75,30 @@ def _short_softmax(scores: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
+class BlockSizes(Protocol):
+    """A configuration that has the sizes of a ``Block``."""
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+
+    @property
+    def mlp(self) -> int:
+        """Hidden units."""
+
+    @property
+    def dropout(self) -> float:
+        """Probability, while training."""
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: PredictorConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         width = config.width
         self.heads, self.dropout = config.heads, config.dropout
@@ -88,23 +110,23 @@ class Block(nn.Module):
         )
         self.mlp = nn.Sequential(nn.Linear(width, config.mlp), nn.GELU("tanh"), nn.Linear(config.mlp, width))
 
-    def forward(self, x: Tensor, read: int) -> Tensor:
-        """Update the last ``read`` of the cells (B, L, width) from all of them; returns (B, read, width)."""
+    def forward(self, x: Tensor, read: int, seen: Tensor | None = None) -> Tensor:
+        """Update the last ``read`` of the cells (B, L, width) from those ``seen``, (B, L), or all: (B, read, width)."""
         inputs = self.norm_attention(x)
         x = x[:, -read:]
         query = self.query(inputs[:, -read:]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(inputs).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(query, key, value)
+        mixed = attend(query, key, value, None if seen is None else seen[:, None, None])
         x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
         return x + self._drop(self.mlp(self.norm_mlp(x)))
 
-    def attention(self, x: Tensor) -> Tensor:
-        """Weights (B, heads, L, L) with which cells (B, L, width) look at each other, queries first."""
+    def attention(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Weights (B, heads, L, L) with which cells (B, L, width) look at those ``seen``, (B, L), queries first."""
         inputs = self.norm_attention(x)
         query = self.query(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key = self.key_value(inputs).chunk(2, dim=-1)[0].unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        weights: Tensor = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
-        return weights
+        scores: Tensor = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        return (scores if seen is None else scores.masked_fill(~seen[:, None, None], -torch.inf)).softmax(-1)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

@@ -23,6 +23,7 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, Predict
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
+from cjepa_agent.vqa.checkpoint import AnyALOEConfig
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, TrainedEncoderConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
@@ -49,7 +50,7 @@ class TrainConfig:
         dynamics: what the predictor is trained on.
         ctt: terms of Causal Transformation Theory beside C-JEPA's loss.
         aloe: architecture of what answers questions.
-        vqa: how answers are validated.
+        vqa: what answers are learned from, and how they are validated.
         trainer: optimisation.
     """
 
@@ -64,7 +65,7 @@ class TrainConfig:
     slot_training: SlotTrainingConfig = field(default_factory=SlotTrainingConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     ctt: CTTConfig = field(default_factory=CTTConfig)
-    aloe: ALOEConfig = field(default_factory=ALOEConfig)
+    aloe: AnyALOEConfig = field(default_factory=ALOEConfig)
     vqa: VQATrainingConfig = field(default_factory=VQATrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 

@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from moving_episodes import write_moving_episodes
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -39,9 +40,7 @@ from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 from cjepa_agent.world_model import PRIVILEGED, EncoderConfig, TrainedEncoderConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video
-from envs.pusht.render import PushTRenderer
 
-GOAL = (256.0, 256.0, np.pi / 4)
 TRAINING = SlotTrainingConfig(points=32, uniform=16, clip=3)
 STOSAVI = StoSAViConfig(n_slots=3, slot_dim=16, width=8, image_size=32)
 VIDEOSAUR = VideoSAURConfig(
@@ -61,19 +60,8 @@ PREDICTOR = PredictorConfig(depth=1, width=16, heads=2, mlp=16, history=2)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six episodes of 30 frames of 32 px in which everything moves."""
-    renderer, rng = PushTRenderer(32, 32), np.random.default_rng(0)
-
-    def episode() -> dict[str, np.ndarray]:
-        state = rng.uniform(150, 350, 7) + rng.uniform(-5, 5, 7) * np.arange(30)[:, None]
-        return {
-            "pixels": np.stack([renderer.frame(s, GOAL) for s in state]),
-            "action": rng.uniform(-1, 1, (30, 2)).astype(np.float32),
-            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
-            "state": state,
-        }
-
     path = tmp_path_factory.mktemp("objectives") / "data.h5"
-    write_episodes(path, (episode() for _ in range(6)))
+    write_moving_episodes(path, 32, 30, speed=5)
     return path
 
 

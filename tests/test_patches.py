@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving_episodes import write_moving_episodes
 from omegaconf import OmegaConf
 from tiny_model import SETTINGS
 from torch import Tensor
@@ -20,7 +21,7 @@ from cjepa_agent import patches
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data import EpisodeFile
 from cjepa_agent.dinov2 import DINOv2
 from cjepa_agent.encoder import grid_coordinates
 from cjepa_agent.evaluation.config import EvaluateConfig
@@ -39,12 +40,10 @@ from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, fitted_world_model
 from cjepa_agent.world_model import WorldModel, WorldModelConfig, encoder_config
 from configs.command import build
-from envs.pusht.render import PushTRenderer
 from planners import ActionPrior
 
 TINY = PatchConfig(slot_dim=8, image_size=32, patch=8, depth=1, heads=2, decoder_width=8)
 PREDICTOR = OCDINOWMConfig(depth=1, width=16, heads=2, mlp=16, history=3)
-GOAL = (256.0, 256.0, np.pi / 4)
 
 
 def frames(count: int, size: int = 32) -> Tensor:
@@ -166,19 +165,8 @@ def test_dino_wm_has_196_tokens_of_384_numbers() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with six short episodes of something moving, and a pair to plan for."""
-    renderer, rng = PushTRenderer(32, 32), np.random.default_rng(0)
-
-    def episode() -> dict[str, np.ndarray]:
-        state = rng.uniform(200, 300, 7) + rng.uniform(-2, 2, 7) * np.arange(30)[:, None]
-        return {
-            "pixels": np.stack([renderer.frame(s, GOAL) for s in state]),
-            "action": rng.uniform(-1, 1, (30, 2)).astype(np.float32),
-            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
-            "state": state,
-        }
-
     folder = tmp_path_factory.mktemp("patches")
-    write_episodes(folder / "data.h5", (episode() for _ in range(6)))
+    write_moving_episodes(folder / "data.h5", 32, 30)
     draw(EpisodeFile(folder / "data.h5"), "strict", "test", 0, 1, 25).write(folder)
     return folder
 

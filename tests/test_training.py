@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving_episodes import write_moving_episodes
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
@@ -28,9 +29,7 @@ from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimiz
 from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig
-from envs.pusht.render import PushTRenderer
 
-GOAL = (256.0, 256.0, np.pi / 4)
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
 TINY_PREDICTOR = ["predictor.depth=1", "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16"]
 
@@ -46,22 +45,8 @@ def run(*arguments: str, expect: int = 0, **environment: str) -> subprocess.Comp
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six episodes of 40 frames in which everything moves on a line."""
-    renderer, rng = PushTRenderer(64, 64), np.random.default_rng(0)
-
-    def episode() -> dict[str, np.ndarray]:
-        start, speed = rng.uniform(150, 350, 4), rng.uniform(-2, 2, 4)
-        state = np.zeros((40, 7))
-        state[:, :4] = start + speed * np.arange(40)[:, None]
-        state[:, 4] = rng.uniform(0, 6)
-        return {
-            "pixels": np.stack([renderer.frame(s, GOAL) for s in state]),
-            "action": rng.uniform(-1, 1, (40, 2)).astype(np.float32),
-            "proprio": state[:, [0, 1, 5, 6]].astype(np.float32),
-            "state": state,
-        }
-
     path = tmp_path_factory.mktemp("data") / "tiny.h5"
-    write_episodes(path, (episode() for _ in range(6)))
+    write_moving_episodes(path, 64, 40)
     return path
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cjepa_agent.vqa.aloe import ALOE
+from cjepa_agent.vqa.answerer import Answerer
 from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES, Json
 
+SHOWN = 8  # frames at least, where a token is about more time
 COLUMN, ROW, GAP = 64, 12, 6  # px: width of a frame, height of a slot's row, space between parts
 HOT = np.array([178.0, 24.0, 43.0])  # colour of the largest weight
 
@@ -22,7 +23,7 @@ HOT = np.array([178.0, 24.0, 43.0])  # colour of the largest weight
 def write_examples(
     folder: Path,
     data: Dataset,
-    model: ALOE,
+    model: Answerer,
     questions: SlotQuestions,
     scenes: Sequence[Json],
     graded: Sequence[Graded],
@@ -62,19 +63,20 @@ def caption(question: Json, item: Graded) -> str:
     return "\n".join([*lines, "Rows: attention of [CLS] to each slot in the last layer, one block per answer."])
 
 
-def draw(data: Dataset, model: ALOE, questions: SlotQuestions, chosen: int) -> Image.Image:
-    """Frames of a question in a row, the middle one of each tubelet; below, per item, the attention to each slot."""
+def draw(data: Dataset, model: Answerer, questions: SlotQuestions, chosen: int) -> Image.Image:
+    """Frames of a question in a row, evenly from all; below them, per item, the attention to each slot."""
     batch = questions.batch(np.array([chosen])).to(next(model.parameters()).device)
     weights = model.attention(batch.slots, batch.words, batch.owner, batch.descriptive).cpu().numpy()
-    parts = [_film(data, questions, chosen, model.config.tubelet), *(_heat(item) for item in weights)]
+    weights = weights.repeat(max(1, min(SHOWN, model.config.frames) // weights.shape[1]), axis=1)
+    parts = [_film(data, questions, chosen, weights.shape[1]), *(_heat(item) for item in weights)]
     gap = np.full((GAP, parts[-1].shape[1], 3), 255, np.uint8)
     return Image.fromarray(np.concatenate([piece for part in parts for piece in (part, gap)]))
 
 
-def _film(data: Dataset, questions: SlotQuestions, chosen: int, tubelet: int) -> NDArray[np.uint8]:
-    """Frames read (COLUMN, C * COLUMN, 3), one of each tubelet; grey where there is no video, as of predictions."""
-    span = questions.frames_read(chosen, questions.starts // 2)
-    shown = range(span.start, span.stop, span.step)[tubelet // 2 :: tubelet]
+def _film(data: Dataset, questions: SlotQuestions, chosen: int, columns: int) -> NDArray[np.uint8]:
+    """Frames read (COLUMN, columns * COLUMN, 3), evenly from all; grey where there is no video, as of predictions."""
+    frames = questions.reading(chosen, questions.starts // 2).frames
+    shown = [part[len(part) // 2] for part in np.array_split(frames, columns)]
     grey = np.full((COLUMN, COLUMN, 3), 200, np.uint8)
     if questions.removed[chosen] != NOTHING:
         return np.tile(grey, (1, len(shown), 1))

@@ -7,13 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cjepa_agent.files import read_json
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.vqa.aloe import ALOE, CONFIG, ALOEConfig, losses, predict
+from cjepa_agent.vqa.answerer import Answerer, losses, predict
+from cjepa_agent.vqa.checkpoint import CONFIG, AnyALOEConfig, load, save
 from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.grounded import GroundedALOE
+from cjepa_agent.vqa.grounding import Annotations, grounding_losses
 from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES
@@ -29,15 +34,19 @@ class VQATrainingConfig:
             counterfactual questions read in place of the observed video; none by default.
         shuffle: put the slots of each video in a random order, the same in all of its frames, each time that it is read
             in training. Which slot an object is in means nothing; this is not in the published protocol.
+        questions: of one video in a batch, or all where it has fewer, which share what is read of it; 1 as published.
     """
 
     videos: int = 200
     intervened: Path | None = None
     shuffle: bool = True
+    questions: int = 1
 
     def __post_init__(self) -> None:
         if self.videos < 0:
             raise ValueError(f"vqa.videos must be 0 or more, got {self.videos}")
+        if self.questions < 1:
+            raise ValueError(f"vqa.questions must be positive, got {self.questions}")
 
 
 class VQAStage:
@@ -61,7 +70,7 @@ class VQAStage:
         self,
         data: Dataset,
         slots: VideoSlots,
-        config: ALOEConfig,
+        config: AnyALOEConfig,
         vqa: VQATrainingConfig,
         seed: int,
         recipe: Mapping[str, Any],
@@ -73,12 +82,13 @@ class VQAStage:
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
         chosen = held_out.scenes[::every][: vqa.videos or None]
         self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)
-        self.shuffle = vqa.shuffle
+        self.vqa = vqa
         self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
         torch.manual_seed(seed)
-        self.model = ALOE(config, *slots.array.shape[2:])
+        self.model = config.build(*slots.array.shape[2:])
+        self.annotations = Annotations(data, slots) if isinstance(self.model, GroundedALOE) else None
         if init:
-            before = ALOE.load(init)
+            before = load(init)
             found, expected = ((m.config, m.n_slots, m.slot_dim) for m in (before, self.model))
             if found != expected:
                 raise ValueError(f"init is {found}, asked for is {expected}; set the same aloe=, or other slots")
@@ -88,24 +98,54 @@ class VQAStage:
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Weight matrices of the transformer."""
-        return [p for p in self.model.transformer.parameters() if p.ndim == 2]
+        return self.model.hidden_matrices
 
     def loss(
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """See ``losses``."""
-        chosen = torch.randint(len(self.train), (batch,), generator=generator)[rows]
-        starts = torch.randint(self.train.starts, (batch,), generator=generator)[rows]
-        asked = self.train.batch(chosen.numpy(), starts.numpy())
-        if self.shuffle:
-            order = torch.rand(batch, self.model.n_slots, generator=generator)[rows].argsort(1)
+        """See ``losses`` and, of models that perceive, ``grounding_losses``; ``batch`` counts questions.
+
+        Raises:
+            ValueError: the batch, or a process's part of it, is no whole number of videos.
+        """
+        share = self.vqa.questions
+        if batch % share or (rows.stop - rows.start) % share:
+            raise ValueError(f"trainer.batch of a process, {rows.stop - rows.start}, is not a multiple of {share}")
+        orders = torch.rand(batch, self.model.n_slots, generator=generator)[rows]
+        videos, rows = batch // share, slice(rows.start // share, rows.stop // share)
+        drawn = torch.randint(len(self.train), (videos,), generator=generator)[rows].tolist()
+        starts = torch.randint(self.train.starts, (videos,), generator=generator)[rows].numpy()
+        lots = torch.rand(videos, max(map(len, self.train.of_scene.values())), generator=generator)[rows].numpy()
+        chosen = [self._with_others(question, lot) for question, lot in zip(drawn, lots, strict=True)]
+        questions = np.concatenate(chosen)
+        readings = self.train.readings(questions, starts.repeat([len(own) for own in chosen]))
+        asked = self.train.batch(questions, readings)
+        order = torch.arange(self.model.n_slots).expand(len(asked.slots), -1)
+        if self.vqa.shuffle:
+            order = orders[: len(asked.slots)].argsort(1)
             asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
-        asked = asked.to(next(model.parameters()).device)
-        return losses(model(asked.slots, asked.words, asked.owner, asked.descriptive), asked)
+        device = next(model.parameters()).device
+        asked = asked.to(device)
+        logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
+        terms = losses(logits, asked)
+        if not self.annotations:
+            return terms
+        grounding = self.annotations.of(list(dict.fromkeys(readings)), self.model.config.tubelet, order).to(device)
+        terms |= grounding_losses(logits, asked.words, asked.owner, grounding)
+        terms["total"] = sum(
+            (value for name, value in terms.items() if name != "total"), torch.zeros((), device=device)
+        )
+        return terms
+
+    def _with_others(self, question: int, lot: NDArray[np.float32]) -> NDArray[np.int64]:
+        """A question and others about its video, as ``lot`` wills."""
+        own = self.train.of_scene[int(self.train.scene[question])]
+        others = own[own != question]
+        return np.append(others[lot[: len(others)].argsort()][: self.vqa.questions - 1], question)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Shares of the validation questions answered right: of each type, and of all."""
-        right = self.held_out.right(predict(_aloe(model), self.held_out))
+        right = self.held_out.right(predict(_answerer(model), self.held_out))
         shares = {
             type: float(right[self.held_out.type == number].mean())
             for number, type in enumerate(TYPES)
@@ -115,10 +155,10 @@ class VQAStage:
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the model as the folder ``checkpoint``."""
-        _aloe(model).save(folder / "checkpoint", self.recipe)
+        save(_answerer(model), folder / "checkpoint", self.recipe)
 
 
-def _aloe(model: nn.Module) -> ALOE:
-    if not isinstance(model, ALOE):
-        raise TypeError(f"expected the ALOE that was trained, got {type(model).__name__}")
+def _answerer(model: nn.Module) -> Answerer:
+    if not isinstance(model, Answerer):
+        raise TypeError(f"expected the model that was trained, got {type(model).__name__}")
     return model

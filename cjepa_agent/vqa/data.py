@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +21,27 @@ NOTHING = -1  # in place of the slot that a question takes away
 UNKNOWN = -1  # target of a question whose answer the file does not tell
 
 
-class Batch(NamedTuple):
-    """Q questions with I items: a descriptive question is one item, and so is each choice of the other questions.
+class Reading(NamedTuple):
+    """What questions read: frames of a video, or of a prediction without one of its objects.
 
     Attributes:
-        slots: (Q, F, S, D).
+        scene: whose video it is.
+        removed: slot without which it is predicted, or ``NOTHING``.
+        frames: which of them are read.
+    """
+
+    scene: int
+    removed: int
+    frames: range
+
+
+class Batch(NamedTuple):
+    """Questions about V readings with I items: a descriptive question is one item, so is each choice of the others.
+
+    Attributes:
+        slots: (V, F, S, D), each reading once.
         words: (I, 32) numbers of words, 0 where there is none.
-        owner: (I,) the question of each item, 0 to Q - 1, ascending.
+        owner: (I,) the reading of each item, 0 to V - 1.
         descriptive: (I,) bool.
         target: (I,) number of the answer of a descriptive question, 1 or 0 for a correct or wrong choice, or
             ``UNKNOWN``.
@@ -64,6 +79,7 @@ class SlotQuestions:
         first: (Q + 1,) first item of each question, and the number of all items.
         words: (I, 32) see ``Batch``.
         target: (I,) see ``Batch``.
+        of_scene: the questions of each scene.
         starts: number of possible starts.
         removed: (Q,) slot that is taken away from what a question reads, or ``NOTHING``.
 
@@ -91,6 +107,9 @@ class SlotQuestions:
         self.stride = VISIBLE_FRAMES // frames
         self.starts = VISIBLE_FRAMES - (frames - 1) * self.stride
         self.scene = np.array([scene for scene, _ in questions])
+        order = self.scene.argsort(kind="stable")
+        scenes, begins = np.unique(self.scene[order], return_index=True)
+        self.of_scene = dict(zip(scenes.tolist(), np.split(order, begins[1:]), strict=True))
         self.type = np.array([TYPES.index(question["question_type"]) for _, question in questions])
         if intervened and any(s.array.shape[2:] != slots.array.shape[2:] for s in intervened.slots.values()):
             raise ValueError(f"{intervened.folder} and {slots.folder} hold slots of other numbers or widths")
@@ -118,35 +137,43 @@ class SlotQuestions:
         asked = self.type == TYPES.index("counterfactual")
         return int((asked & (self.removed == NOTHING)).sum()) if self.intervened else 0
 
-    def frames_read(self, question: int, start: int) -> slice:
-        """The frames that a question reads of its slots."""
-        stride = self.stride
-        if self.intervened and self.removed[question] != NOTHING:
+    def reading(self, question: int, start: int) -> Reading:
+        """What a question reads."""
+        removed, stride = int(self.removed[question]), self.stride
+        if self.intervened and removed != NOTHING:
             stride = self.intervened.frames // self.frames
             start %= self.intervened.frames - (self.frames - 1) * stride
         elif TYPES[self.type[question]] == "predictive":
             start += self.slots.frames - VISIBLE_FRAMES
-        return slice(start, start + (self.frames - 1) * stride + 1, stride)
+        return Reading(int(self.scene[question]), removed, range(start, start + (self.frames - 1) * stride + 1, stride))
 
-    def read(self, question: int, start: int) -> Tensor:
-        """The slots (F, S, D) of a question."""
-        frames, removed = self.frames_read(question, start), int(self.removed[question])
-        source = self.intervened.slots[removed] if self.intervened and removed != NOTHING else self.slots
-        return source.read(int(self.scene[question]), frames)
+    def read(self, reading: Reading) -> Tensor:
+        """The slots (F, S, D) of a reading."""
+        slots = self.intervened.slots[reading.removed] if self.intervened and reading.removed != NOTHING else self.slots
+        return slots.read(reading.scene, slice(reading.frames.start, reading.frames.stop, reading.frames.step))
 
-    def batch(self, questions: NDArray[np.int64], starts: NDArray[np.int64] | None = None) -> Batch:
-        """Some questions; ``starts`` are first frames, 0 to ``self.starts - 1``, by default the middle one for all."""
+    def readings(self, questions: NDArray[np.int64], starts: NDArray[np.int64] | None = None) -> list[Reading]:
+        """What each of some questions reads.
+
+        Args:
+            questions: Q numbers of questions.
+            starts: first frames, 0 to ``self.starts - 1``; by default the middle one for all.
+        """
         if starts is None:
             starts = np.full(len(questions), self.starts // 2)
+        return [self.reading(int(q), int(start)) for q, start in zip(questions, starts, strict=True)]
+
+    def batch(self, questions: NDArray[np.int64], readings: Sequence[Reading] | None = None) -> Batch:
+        """Some questions and what each of them reads, by default ``self.readings(questions)``."""
+        readings = readings or self.readings(questions)
         counts = self.first[questions + 1] - self.first[questions]
         items = np.concatenate([np.arange(self.first[q], self.first[q + 1]) for q in questions])
-        slots = [self.read(int(q), int(start)) for q, start in zip(questions, starts, strict=True)]
-        owner = np.repeat(np.arange(len(questions)), counts)
+        place = {reading: number for number, reading in enumerate(dict.fromkeys(readings))}
         return Batch(
-            torch.stack(slots),
+            torch.stack([self.read(reading) for reading in place]),
             torch.from_numpy(self.words[items].astype(np.int64)),
-            torch.from_numpy(owner),
-            torch.from_numpy(self.descriptive[questions][owner]),
+            torch.from_numpy(np.repeat([place[reading] for reading in readings], counts)),
+            torch.from_numpy(np.repeat(self.descriptive[questions], counts)),
             torch.from_numpy(self.target[items].astype(np.int64)),
         )
 

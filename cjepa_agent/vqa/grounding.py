@@ -1,0 +1,204 @@
+"""What annotations tell of each slot, and which slots each word names: targets beside the answers.
+
+CLEVRER annotates its training videos: names of objects, when they are in view and move, and their collisions. A model
+that must find this out from answers alone needs hundreds of epochs (``docs/LOG.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.clevrer_encoder import scene_states
+from cjepa_agent.slot_reader import NO_SLOT, slot_reader
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.answerer import Logits
+from cjepa_agent.vqa.data import NOTHING, Reading
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.physics import VISIBLE_FRAMES
+from envs.clevrer.questions.facts import Facts, shown_collisions
+from envs.clevrer.questions.vocabulary import ATTRIBUTES, QUESTION_VOCABULARY
+from envs.clevrer.scene import SHAPES
+
+NAMES = tuple(name for names in ATTRIBUTES.values() for name in names)
+CONCEPTS = (*NAMES, "in view", "moving")
+NO_NAME = -1
+RARITY = 5.0  # weight of a collision against none, of which there are a hundred times as many
+
+
+def _name(word: str) -> int:
+    """The name that a word says, also in plural, possessive or before a comma."""
+    forms = {name: name for name in NAMES} | {shape + end: shape for shape in SHAPES for end in ("s", "'s", ",")}
+    return NAMES.index(forms[word]) if word in forms else NO_NAME
+
+
+NAME_OF_WORD = torch.tensor([_name(word) for word in QUESTION_VOCABULARY])
+
+
+class Grounding(NamedTuple):
+    """Targets of V readings.
+
+    Attributes:
+        concepts: (V, C, S, 15) of ``CONCEPTS``; an object has its names while it is in view.
+        collisions: (V, C, S, S), symmetric.
+        told: (V, C) bool, whether annotations tell of a tubelet; not of frames that are predicted.
+        names: (V, S, 13) of the object in each slot, whether it is in view or not.
+    """
+
+    concepts: Tensor
+    collisions: Tensor
+    told: Tensor
+    names: Tensor
+
+    def to(self, device: torch.device) -> Grounding:
+        """The same on a device."""
+        return Grounding(*(tensor.to(device) for tensor in self))
+
+
+class _Scene(NamedTuple):
+    """What the annotation of a video tells: names (S, 13), in view and moving (128, S), and (frame, slot, slot)."""
+
+    names: NDArray[np.float32]
+    in_view: NDArray[np.bool_]
+    moving: NDArray[np.bool_]
+    collisions: list[tuple[int, int, int]]
+
+
+class Annotations:
+    """Annotations of videos by slot. Each is read once.
+
+    Args:
+        data: the data set with annotations of the videos.
+        slots: of these videos, of an encoder that puts objects in slots.
+
+    Raises:
+        FileNotFoundError: no encoder belongs to the slots, or annotations are missing.
+        ValueError: objects cannot be read out of the slots.
+    """
+
+    def __init__(self, data: Dataset, slots: VideoSlots) -> None:
+        self.data, self.slots = data, slots
+        self.reader = slot_reader(SlotAutoencoder.load(slots.folder), slots, data)
+        self._scenes: dict[int, _Scene] = {}
+
+    def of(self, readings: Sequence[Reading], tubelet: int, order: Tensor) -> Grounding:
+        """Targets of some readings.
+
+        Args:
+            readings: V of them.
+            tubelet: frames that one target is about: a concept holds if it does in the middle one, and a collision
+                belongs to the tubelet in which it happens.
+            order: (V, S), which slot is put in each place.
+        """
+        made = [self._reading(reading, tubelet) for reading in readings]
+        concepts, collisions, told, names = (torch.stack(parts) for parts in zip(*made, strict=True))
+        there, row, column = order[:, None, :, None], order[:, None, :, None], order[:, None, None, :]
+        return Grounding(
+            concepts.take_along_dim(there, 2),
+            collisions.take_along_dim(row, 2).take_along_dim(column, 3),
+            told,
+            names.take_along_dim(order[..., None], 1),
+        )
+
+    def _reading(self, reading: Reading, tubelet: int) -> Grounding:
+        scene, frames = self._scene(reading.scene), reading.frames
+        step, span = len(frames) // tubelet, tubelet * frames.step
+        told = np.arange(1, step + 1) * span + frames.start <= VISIBLE_FRAMES
+        names = scene.names.copy()
+        if reading.removed != NOTHING:
+            told[:], names[reading.removed] = False, 0
+        middle = np.minimum(np.array(frames)[tubelet // 2 :: tubelet], VISIBLE_FRAMES - 1)
+        in_view = scene.in_view[middle]
+        concepts = np.concatenate(
+            [names * in_view[..., None], np.stack([in_view, scene.moving[middle]], axis=-1)], axis=-1, dtype=np.float32
+        )
+        collisions = np.zeros((step, *in_view.shape[1:] * 2), np.float32)
+        for frame, one, other in scene.collisions:
+            place = (frame - frames.start) // span
+            if 0 <= place < step:
+                collisions[place, [one, other], [other, one]] = 1
+        return Grounding(*(torch.from_numpy(array) for array in (concepts, collisions, told, names)))
+
+    def _scene(self, scene: int) -> _Scene:
+        if scene not in self._scenes:
+            self._scenes[scene] = self._annotation(scene)
+        return self._scenes[scene]
+
+    def _annotation(self, scene: int) -> _Scene:
+        trajectory = self.data.trajectory(scene)
+        facts = Facts.of(trajectory)
+        video = self.slots.read(scene, slice(0, VISIBLE_FRAMES))
+        holders = self.reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES)).tolist()
+        n_slots = video.shape[1]
+        names = np.zeros((n_slots, len(NAMES)), np.float32)
+        in_view, moving = (np.zeros((VISIBLE_FRAMES, n_slots), bool) for _ in range(2))
+        for item in facts.objects:
+            if (slot := holders[item.id]) != NO_SLOT:
+                names[slot, [NAMES.index(name) for name in item.attributes.values()]] = 1
+                in_view[:, slot] = facts.visible[item.id]
+                moving[:, slot] = facts.moving[item.id] & facts.visible[item.id]
+        pairs = [(item.frame, *(holders[id] for id in item.ids)) for item in shown_collisions(trajectory)]
+        seen = [pair for pair in pairs if pair[0] < VISIBLE_FRAMES and NO_SLOT not in pair[1:]]
+        return _Scene(names, in_view, moving, seen)
+
+
+def mentions(words: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
+    """Which slots words name.
+
+    Names that follow each other, as in "the red rubber cube", name the objects that have all of them.
+
+    Args:
+        words: (I, L) numbers of words.
+        names: (I, S, 13) of the object in each slot.
+
+    Returns:
+        (I, L, S) whether a word names the object of a slot, and (I, L) whether a word is a name.
+    """
+    name = NAME_OF_WORD.to(words.device)[words]
+    is_name = name != NO_NAME
+    begins = is_name & ~F.pad(is_name, (1, 0))[:, :-1]
+    phrase = begins.cumsum(1) * is_name
+    said = F.one_hot(name.clamp(min=0), len(NAMES)).to(names.dtype) * is_name[..., None]
+    index = phrase[..., None].expand_as(said)
+    whole = torch.zeros_like(F.pad(said, (0, 0, 0, 1))).scatter_add_(1, index, said).gather(1, index)
+    has_all = whole @ names.transpose(1, 2) >= whole.sum(-1, keepdim=True) - 0.5
+    return has_all & is_name[..., None], is_name
+
+
+def grounding_losses(logits: Logits, words: Tensor, owner: Tensor, grounding: Grounding) -> dict[str, Tensor]:
+    """Binary cross-entropies of concepts, collisions and mentioned objects.
+
+    Args:
+        logits: of a model that perceives.
+        words: (I, 32) see ``Batch``.
+        owner: (I,) likewise.
+        grounding: targets.
+    """
+    if logits.perceived is None or logits.mentioned is None:
+        raise ValueError("this model does not tell what it perceives")
+    told = grounding.told
+    slots = grounding.names.shape[1]
+    first, second = torch.triu_indices(slots, slots, offset=1)
+    collisions, happened = (
+        values[told][:, first, second] for values in (logits.perceived.collisions, grounding.collisions)
+    )
+    named, is_name = mentions(words[:, : logits.mentioned.shape[1]], grounding.names[owner])
+    return {
+        "concepts": _cross_entropy(logits.perceived.concepts[told], grounding.concepts[told]),
+        "collisions": _cross_entropy(collisions, happened, RARITY),
+        "mentions": _cross_entropy(logits.mentioned[is_name], named[is_name].float()),
+    }
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, positive: float = 1.0) -> Tensor:
+    """Mean over all, zero of none."""
+    weight = logits.new_tensor(positive)
+    total = F.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=weight, reduction="sum")
+    return total / max(1, target.numel())

@@ -1,0 +1,255 @@
+"""ALOE with grounding: its targets from annotations, what it reads, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clevrer_scenes import write_asked_scenes
+from perfect_predictor import true_slots
+from torch import Tensor
+
+from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.training.loop import Run, TrainerConfig
+from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
+from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.answerer import losses, predict
+from cjepa_agent.vqa.checkpoint import load, save
+from cjepa_agent.vqa.data import NOTHING, Batch, Reading, SlotQuestions
+from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
+from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, mentions
+from cjepa_agent.world_model import EncoderConfig
+from envs.clevrer.dataset import Dataset
+from envs.clevrer.questions.vocabulary import encode_question
+
+TINY = GroundedALOEConfig(layers=3, heads=2, width=32, mlp=64, head=32, frames=32, tubelet=4, perception=2)
+SCENES = [0, 1, 2, 10000, 10001]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three training and two validation scenes with slots of their true states."""
+    folder = tmp_path_factory.mktemp("clevrer")
+    write_asked_scenes(folder)
+    videos = [true_slots(Dataset(folder).trajectory(scene)) for scene in SCENES]
+    VideoSlots.write(folder / "slots", {"encoder": "state"}, SCENES, (128, 7, 128), videos)
+    SlotAutoencoder(EncoderConfig(kind="clevrer_state", n_slots=7)).save(folder / "slots")
+    return folder
+
+
+def stage(data: Path, config: GroundedALOEConfig = TINY, questions: int = 4) -> VQAStage:
+    settings = VQATrainingConfig(questions=questions)
+    return VQAStage(Dataset(data), VideoSlots(data / "slots"), config, settings, 0, {})
+
+
+def straight(videos: int = 1) -> Tensor:
+    return torch.arange(7).expand(videos, -1)
+
+
+def grounding_of(data: Path, *readings: Reading, order: Tensor | None = None) -> Grounding:
+    annotations = Annotations(Dataset(data), VideoSlots(data / "slots"))
+    return annotations.of(readings, 4, straight(len(readings)) if order is None else order)
+
+
+# ------------------------------------------------------------------------------------------------ targets
+
+
+def test_targets_are_what_the_annotation_tells(data: Path) -> None:
+    reading = Reading(1, NOTHING, range(3, 3 + 31 * 4 + 1, 4))  # 8 tubelets of 16 frames, from frame 3 on
+    found = grounding_of(data, reading)
+    trajectory, facts = Dataset(data).trajectory(1), Dataset(data).facts(1)
+    assert found.told[0].tolist() == [True] * 7 + [False]  # the last would end at frame 131
+    for item in facts.objects:
+        said = {NAMES[i] for i in found.names[0, item.id].nonzero().flatten().tolist()}
+        assert said == set(item.attributes.values())
+        for tubelet in range(7):
+            frame = 3 + 16 * tubelet + 8
+            concepts = {CONCEPTS[i] for i in found.concepts[0, tubelet, item.id].nonzero().flatten().tolist()}
+            expected = said | {"in view"} if facts.visible[item.id][frame] else set()
+            if expected and np.linalg.norm(trajectory.velocity[frame, item.id, :2]) > 0.02:
+                expected = expected | {"moving"}
+            assert concepts == expected
+    # Those that the camera sees both of, whose frames need no correction.
+    expected_pairs = {
+        ((event.frame - 3) // 16, *event.ids)
+        for event in trajectory.collisions
+        if event.frame < 128 and trajectory.inside[event.frame, list(event.ids)].all()
+    }
+    assert expected_pairs, "the scene must have a collision"
+    pairs = {tuple(place) for place in found.collisions[0].nonzero().tolist()}
+    assert pairs == {(t, *p) for t, a, b in expected_pairs if 0 <= t < 8 for p in ((a, b), (b, a))}
+
+
+def test_targets_follow_the_slots(data: Path) -> None:
+    reading = Reading(0, NOTHING, range(0, 128, 4))
+    plain, order = grounding_of(data, reading), torch.tensor([[3, 0, 6, 2, 1, 5, 4]])
+    moved = grounding_of(data, reading, order=order)
+    for place, slot in enumerate(order[0].tolist()):
+        assert torch.equal(moved.concepts[0, :, place], plain.concepts[0, :, slot])
+        assert torch.equal(moved.names[0, place], plain.names[0, slot])
+        for other_place, other in enumerate(order[0].tolist()):
+            assert torch.equal(moved.collisions[0, :, place, other_place], plain.collisions[0, :, slot, other])
+
+
+def test_annotations_tell_nothing_of_predictions(data: Path) -> None:
+    later, without = Reading(0, NOTHING, range(32, 160, 4)), Reading(0, 2, range(0, 180, 5)[:32])
+    found = grounding_of(data, later, without)
+    assert found.told[0].tolist() == [True] * 6 + [False] * 2 and not found.told[1].any()
+    assert not found.names[1, 2].any() and found.names[0, 2].any()
+    assert torch.equal(found.names[0, :2], found.names[1, :2])
+
+
+def test_words_name_the_objects_that_have_all_names_of_a_phrase() -> None:
+    attributes = [("red", "rubber", "cube"), ("red", "metal", "cube"), ("blue", "rubber", "sphere"), ()]
+    names = torch.zeros(1, 4, len(NAMES))
+    for slot, own in enumerate(attributes):
+        names[0, slot, [NAMES.index(name) for name in own]] = 1
+    text = "What color is the rubber object that the red cube's sphere, metal cubes collide"
+    words = torch.from_numpy(encode_question(text))[None]
+    named, is_name = mentions(words, names)
+    expected = {4: {0, 2}, 8: set(), 9: set(), 10: set(), 11: set(), 12: set()}  # "red cube's sphere, metal cubes"
+    assert {i for i, name in enumerate(is_name[0].tolist()) if name} == set(expected)
+    for word, slots in expected.items():
+        assert set(named[0, word].nonzero().flatten().tolist()) == slots
+    named, _ = mentions(torch.from_numpy(encode_question("Is the red cube moving"))[None], names)
+    assert set(named[0, 2].nonzero().flatten().tolist()) == set(named[0, 3].nonzero().flatten().tolist()) == {0, 1}
+    assert not named[0, 4].any()
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def whole_batch(data: Path) -> Batch:
+    asked = SlotQuestions(Dataset(data).questions("train"), VideoSlots(data / "slots"), TINY.frames)
+    return asked.batch(np.arange(len(asked)))
+
+
+def random_model(config: GroundedALOEConfig = TINY) -> GroundedALOE:
+    torch.manual_seed(1)
+    model = config.build(7, 128).eval()
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def test_a_question_is_answered_alike_alone_and_among_others(data: Path) -> None:
+    batch, model = whole_batch(data), random_model()
+    with torch.no_grad():
+        together = model(*batch[:4])
+        for item in range(0, len(batch.words), 7):
+            own = int(batch.owner[item])
+            alone = model(
+                batch.slots[own : own + 1], batch.words[item : item + 1], torch.zeros(1, dtype=torch.long),
+                batch.descriptive[item : item + 1],
+            )  # fmt: skip
+            assert torch.allclose(alone.answer[0], together.answer[item], atol=1e-4)
+            assert torch.allclose(alone.correct[0], together.correct[item], atol=1e-4)
+    assert together.perceived is not None and len(together.perceived.tokens) == len(batch.slots) == 3
+
+
+def test_answers_do_not_change_what_is_perceived(data: Path) -> None:
+    batch, model = whole_batch(data), random_model()
+    logits = model(*batch[:4])
+    losses(logits, batch)["total"].backward()
+    assert all(weight.grad is None for weight in model.perception.parameters())
+    assert model.summary.weight.grad is not None
+    grounding = grounding_of(data, *(Reading(s, NOTHING, range(0, 128, 4)) for s in (0, 1, 2)))
+    terms = grounding_losses(model(*batch[:4]), batch.words, batch.owner, grounding)
+    (terms["concepts"] + terms["collisions"]).backward()
+    assert all(weight.grad is not None for weight in model.perception.parameters())
+
+
+def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data: Path) -> None:
+    batch, model = whole_batch(data), random_model()
+    perceived = model(*batch[:4]).perceived
+    assert perceived is not None
+    assert torch.allclose(perceived.collisions, perceived.collisions.transpose(-1, -2), atol=1e-5)
+    none = perceived._replace(collisions=torch.full_like(perceived.collisions, -30.0))
+    one = none._replace(collisions=none.collisions.clone())
+    one.collisions[:, 3, 1, 4] = one.collisions[:, 3, 4, 1] = 30.0
+    changed = (model._objects(none) - model._objects(one)).abs().sum(-1) > 1e-6
+    assert changed[:, [1, 4]].all() and not changed[:, [0, 2, 3, 5, 6]].any()
+
+
+def test_attention_is_that_of_cls_in_the_last_layer(data: Path) -> None:
+    batch, model = whole_batch(data), random_model()
+    weights = model.attention(*batch[:4])
+    assert weights.shape == (len(batch.words), 1, 7)
+    assert (weights > 0).all() and (weights.sum((1, 2)) < 1).all()
+    # Where [CLS] looks at a slot alone, what the others hold does not matter to it.
+    _, _, tokens, seen = model._before_last(*batch[:4])
+    only = torch.zeros_like(seen)
+    only[:, 2] = True
+    looked = model._last.attention(tokens, only)
+    assert torch.allclose(looked[:, :, -1, 2], torch.ones(len(tokens), TINY.heads))
+    assert torch.allclose(model._last.attention(tokens, seen)[:, :, -1].sum(-1), torch.ones(len(tokens), TINY.heads))
+
+
+def test_blind_models_see_no_slots(data: Path) -> None:
+    batch = whole_batch(data)
+    others = batch._replace(slots=torch.randn_like(batch.slots))
+    blind = random_model(replace(TINY, blind=True))
+    with torch.no_grad():
+        assert torch.equal(blind(*batch[:4]).answer, blind(*others[:4]).answer)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = random_model()
+    save(model, tmp_path, {})
+    loaded = load(tmp_path)
+    assert isinstance(loaded, GroundedALOE) and loaded.config == TINY
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 1}, {"perception": 0}, {"tubelet": 5}])
+def test_sizes_are_checked(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="aloe"):
+        replace(TINY, **wrong)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_questions_of_a_video_come_together(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, seen = stage(data, questions=4), []
+    batch = made.train.batch
+    monkeypatch.setattr(made.train, "batch", lambda chosen, read: (seen.append(chosen), batch(chosen, read))[1])
+    made.loss(made.model, 0, 12, slice(0, 12), torch.Generator().manual_seed(0))
+    (chosen,) = seen
+    for group in np.split(chosen, 3):
+        assert len(set(group.tolist())) == 4 and len(set(made.train.scene[group])) == 1
+    with pytest.raises(ValueError, match="of a process, 10, is not a multiple of 4"):
+        made.loss(made.model, 0, 10, slice(0, 10), torch.Generator())
+
+
+def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: Path) -> None:
+    learned = stage(data)
+    file = learned.train
+    kept = np.concatenate([own[[*range(4), *range(-3, 0)]] for own in file.of_scene.values()])
+    scenes = [
+        {**scene, "questions": scene["questions"][:4] + scene["questions"][-3:]}
+        for scene in Dataset(data).questions("train").scenes
+    ]
+    learned.train = SlotQuestions(
+        replace(Dataset(data).questions("train"), scenes=scenes), VideoSlots(data / "slots"), TINY.frames
+    )
+    assert len(learned.train) == len(kept) == 21 and 0 < learned.train.descriptive.sum() < 21
+    trainer = TrainerConfig(
+        steps=350, batch=20, lr=3e-3, warmup=20, decay=0.3, weight_decay=0.0, ema=0.0, precision="32-true",
+        accelerator="cpu", log_every=50, validate_every=350,
+    )  # fmt: skip
+    Run(learned, trainer, tmp_path).fit()
+    model = learned.model.eval()
+    assert learned.train.right(predict(model, learned.train)).mean() > 0.9
+    asked = learned.train.batch(np.arange(21))
+    with torch.no_grad():
+        perceived = model(*asked[:4]).perceived
+    start = learned.train.starts // 2
+    readings = [Reading(s, NOTHING, range(start, start + 31 * 4 + 1, 4)) for s in (0, 1, 2)]
+    truth = grounding_of(data, *readings)
+    assert ((perceived.concepts > 0) == (truth.concepts > 0))[truth.told].float().mean() > 0.98
+    happened = truth.collisions[truth.told] > 0
+    assert (perceived.collisions[truth.told] > 0)[happened].float().mean() > 0.8
