@@ -98,14 +98,14 @@ def system(name: str, cjepa: PredictorConfig) -> System:
         "ctt": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "corrected")),
         "ctt-published": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "published")),
     }
-    if masked := re.fullmatch(r"c-jepa-([1-9]\d*)(?:-(token|tube|fixed)|-(concat))?", name):
-        count, kind, concat = masked.groups()
+    if masked := re.fullmatch(r"c-jepa-([1-9]\d*)(?:-(token|tube|fixed)|-(upto)|-(concat))?", name):
+        count, kind, upto, concat = masked.groups()
         predictor = replace(cjepa, auxiliary="concat") if concat else cjepa
-        return System(predictor, MaskConfig(count=int(count), kind=cast(MaskKind, kind or "object")))
+        return System(predictor, MaskConfig(int(count), cast(MaskKind, kind or "object"), upto is not None))
     if name not in known:
         raise ValueError(
             f"systems has {name!r}; expected some of {['c-jepa-<objects hidden>', *known]}; the first may end in "
-            f"-token, -tube, -fixed (mask.kind) or -concat (predictor.auxiliary)"
+            f"-token, -tube, -fixed (mask.kind), -upto (mask.upto) or -concat (predictor.auxiliary)"
         )
     return known[name]
 
@@ -117,8 +117,8 @@ class SystemsBenchmark:
     Attributes:
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
             ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
-            ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-1-concat`` (proprioception and
-            action in every slot's token); ``ctt`` (``c-jepa-1`` with the terms of Causal Transformation Theory) and
+            ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-2-upto`` (0 to 2 objects hidden,
+            by chance), ``c-jepa-1-concat`` (proprioception and action in every slot's token); ``ctt`` (``c-jepa-1`` with the terms of Causal Transformation Theory) and
             ``ctt-published`` (with their degenerate graph); ``slotformer-image`` and ``ocvp-image`` (predictions also
             compared with the frames, which the encoder's decoder must be able to draw).
         training_seeds: each system is trained once with each.
