@@ -76,9 +76,9 @@ class CausalityBenchmark:
 
     Attributes:
         systems: ``oc-jepa`` (nothing hidden), ``c-jepa-1`` (1 object hidden), ``c-jepa-2-token``, ``-tube`` and
-            ``-fixed`` (other kinds of mask at the same rate), ``c-jepa-2-upto`` (0 to 2 objects, by chance, as in the paper's
-            appendix E.3 says; all others hide as many in every sample), ``slotformer``, ``ocvp``, ``oc-dino-wm``, ``ctt``,
-            ``ctt-published``; see ``benchmarks.systems``.
+            ``-fixed`` (other kinds of mask at the same rate), ``c-jepa-2-upto`` (0 to 2 objects, by chance, as in the
+            paper's appendix E.3; the others hide as many in every sample), ``slotformer``, ``ocvp``, ``oc-dino-wm``,
+            ``ctt``, ``ctt-published``; see ``benchmarks.systems``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
         slots: folder of its slots, ``python -m cjepa_agent.extract``, of the true state (``encoder=state``) or of

@@ -117,10 +117,11 @@ class SystemsBenchmark:
     Attributes:
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
             ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
-            ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-2-upto`` (0 to 2 objects hidden,
-            by chance), ``c-jepa-1-concat`` (proprioception and action in every slot's token); ``ctt`` (``c-jepa-1`` with the terms of Causal Transformation Theory) and
-            ``ctt-published`` (with their degenerate graph); ``slotformer-image`` and ``ocvp-image`` (predictions also
-            compared with the frames, which the encoder's decoder must be able to draw).
+            ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-2-upto`` (0 to 2 objects, by
+            chance), ``c-jepa-1-concat`` (proprioception and action in every slot's token); ``ctt`` (``c-jepa-1`` with
+            the terms of Causal Transformation Theory) and ``ctt-published`` (with their degenerate graph);
+            ``slotformer-image`` and ``ocvp-image`` (predictions also compared with the frames, which the encoder's
+            decoder must be able to draw).
         training_seeds: each system is trained once with each.
         data: episode file, HDF5.
         slots: folder of extracted slots.
