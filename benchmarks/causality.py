@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,10 +27,10 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, load
 from cjepa_agent.vqa.data import SlotQuestions
+from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.vqa.intervened import Intervened
 from configs.command import command
 from configs.presets import preset
@@ -90,8 +91,11 @@ class CausalityBenchmark:
         aloe_seeds: with each of them ALOE learns to answer from each predictor's videos: predictive questions from the
             continued video, counterfactual ones from the video predicted without the object; none by default.
         aloe: its architecture.
+        vqa: what it learns from; ``intervened`` is replaced.
         aloe_init: folder of a trained ALOE that all of these start from; none by default.
         aloe_trainer: its optimisation; its seed is replaced by ``aloe_seeds``.
+        downstream: whether counterfactual questions read the observed video with only what the removal changes
+            predicted, or the video predicted from its beginning (``python -m cjepa_agent.rollout``).
         removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``; ``empty`` for a system that tells
             slots apart, whatever this says.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
@@ -104,7 +108,12 @@ class CausalityBenchmark:
         ValueError: a setting is out of range.
     """
 
-    PRESETS: ClassVar[dict[str, str]] = {"predictor": "clevrer", "dynamics": "clevrer", "trainer": "clevrer"}
+    PRESETS: ClassVar[dict[str, str]] = {
+        "predictor": "clevrer",
+        "dynamics": "clevrer",
+        "trainer": "clevrer",
+        "aloe": "grounded",
+    }
 
     systems: tuple[str, ...] = (
         *(UNMASKED, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
@@ -118,9 +127,11 @@ class CausalityBenchmark:
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     aloe_seeds: tuple[int, ...] = ()
-    aloe: AnyALOEConfig = field(default_factory=ALOEConfig)
+    aloe: AnyALOEConfig = field(default_factory=GroundedALOEConfig)
+    vqa: VQATrainingConfig = field(default_factory=lambda: VQATrainingConfig(questions=5))
     aloe_init: str | None = None
     aloe_trainer: TrainerConfig = field(default_factory=lambda: preset(TrainerConfig, "trainer", "vqa"))
+    downstream: bool = True
     removal: Removal = "drop"
     episodes: int | None = None
     split: str = "validation"
@@ -168,7 +179,7 @@ class CausalityBenchmark:
             out=predictor / f"aloe-{seed}",
             init=self.aloe_init,
             aloe=self.aloe,
-            vqa=VQATrainingConfig(intervened=predictor / INTERVENED),
+            vqa=replace(self.vqa, intervened=predictor / INTERVENED),
             trainer=replace(self.aloe_trainer, seed=seed),
         )
 
@@ -210,6 +221,9 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     weights = settings.out / "checkpoint"
     predictor = Checkpoint.from_pretrained(weights).model.predictor
     removal = config.removal if predictor.orderless else "empty"
+    answers = [answered(config, settings.out, removal, seed) for seed in config.aloe_seeds]
+    for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
+        shutil.rmtree(settings.out / videos, ignore_errors=True)
     return {
         "system": name,
         "training_seed": seed,
@@ -218,7 +232,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "training_seconds": training.seconds,
         "removal": removal,
         **evaluate_interventions(config.evaluation(weights, removal)),
-        "aloe": [answered(config, settings.out, removal, seed) for seed in config.aloe_seeds],
+        "aloe": answers,
     }
 
 
@@ -226,7 +240,8 @@ def answered(config: CausalityBenchmark, predictor: Path, removal: Removal, seed
     """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
     rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
     rollout(rolled)
-    rollout(replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data))
+    without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)
+    rollout(replace(without, downstream=config.downstream))
     settings = config.answering(predictor, seed)
     make_run(settings).fit()
     data, slots = Dataset(config.data), VideoSlots(settings.slots)

@@ -27,8 +27,9 @@ from cjepa_agent.rollout import downstream, resimulated
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from cjepa_agent.training.vqa_stage import VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.vqa.aloe import ALOEConfig
+from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
@@ -286,7 +287,8 @@ class TestStudy:
             dynamics=replace(preset(DynamicsTrainingConfig, "dynamics", "clevrer"), windows=8, rollout_batch=4),
             trainer=TINY,
             aloe_seeds=(0, 1),
-            aloe=ALOEConfig(layers=1, heads=2, width=16, mlp=16, head=16),
+            aloe=GroundedALOEConfig(layers=2, heads=2, width=16, mlp=16, head=16),
+            vqa=VQATrainingConfig(questions=2),
             aloe_trainer=replace(TINY, optimizer="adamw", ema=0.0),
             out=tmp_path,
             page=tmp_path / "causality.md",
@@ -304,6 +306,7 @@ class TestStudy:
             assert len(entry["aloe"]) == 2
             for kind, right in entry["aloe"][0].items():
                 assert len(right) == sum(q["question_type"] == kind for q in asked)
+        assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
         removals = {entry["system"]: entry["removal"] for entry in entries.values()}
         assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
         causality.run(config)
