@@ -323,15 +323,41 @@ class TestArrivals:
         assert torch.equal(self.loss(1.0, 0.0), self.loss(5.0, 0.0))
         assert not torch.allclose(self.loss(1.0, 0.1), self.loss(5.0, 0.1))
 
-    def test_all_else_counts_as_before(self) -> None:
-        prediction, target = (Latent(torch.randn(2, n, 7, 128), torch.zeros(2, n, 0)) for n in (4, 7))
-        shown = torch.randn(2, 3, 7, 128)
-        assert torch.equal(without_arrivals(prediction, target, shown).slots, prediction.slots)
-        shown[1, :, 5] = 0.0
-        made = without_arrivals(prediction, target, shown).slots
-        assert torch.equal(made[1, :, 5], target.slots[1, 3:, 5])
-        made[1, :, 5] = prediction.slots[1, :, 5]
-        assert torch.equal(made, prediction.slots)
+    def test_what_stays_empty_must_be_predicted_empty(self) -> None:
+        model, window = random_model(), video(7)
+        window[:, :, 3] = 0.0
+        state = Latent(window, torch.zeros(2, 7, 0))
+        whole = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+        losses = []
+        for ghost in (0.0, 1.0):
+            with torch.no_grad():
+                model.predictor.head_slot.bias += ghost
+            hidden = torch.zeros(2, 3, 7, dtype=torch.bool)
+            latent = model.latent(state.slots, state.proprio)
+            made = model.predictor(latent.select((slice(None), slice(0, 3))), torch.zeros(2, 6, 0), hidden, 4)
+            kept = without_arrivals(made, latent, window, hidden)
+            assert torch.equal(kept.slots, made.slots)
+            losses.append(whole((state, torch.zeros(2, 6, 0)), hidden, None, None, None, None)["future"])
+        assert losses[1] > losses[0]
+
+    @pytest.mark.parametrize("predicted", [4, 7])  # without and with the history
+    def test_against_a_loop_over_slots(self, predicted: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        slots = torch.randn(6, 7, 5, 8, generator=generator)
+        slots[torch.rand(6, 7, 5, generator=generator) < 0.6] = 0.0
+        hidden = torch.rand(6, 3, 5, generator=generator) < 0.4
+        prediction, target = (Latent(torch.randn(6, n, 5, 8), torch.zeros(6, n, 0)) for n in (predicted, 7))
+        made = without_arrivals(prediction, target, slots, hidden).slots
+        cases = set()
+        for video, place in np.ndindex(6, 5):
+            visible = [frame for frame in range(3) if not hidden[video, frame, place]]
+            unseen = bool(visible) and all(not slots[video, frame, place].any() for frame in visible)
+            for frame in range(predicted):
+                there = bool(slots[video, 7 - predicted + frame, place].any())
+                source = target.slots[:, 7 - predicted :] if unseen and there else prediction.slots
+                assert torch.equal(made[video, frame, place], source[video, frame, place])
+                cases.add((bool(visible), unseen, there))
+        assert len(cases) == 6
 
 
 class TestRollout:

@@ -283,7 +283,7 @@ class DynamicsLoss(nn.Module):
         future = latent.slots.shape[1] - frames
         actions = model.processor.action(window[1])
         prediction = without_arrivals(
-            model.predictor(history, actions, hidden, future), latent, window[0].slots[:, :frames]
+            model.predictor(history, actions, hidden, future), latent, window[0].slots, hidden
         )
         saturation = self.dynamics.saturation
         terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)._asdict()
@@ -298,7 +298,8 @@ class DynamicsLoss(nn.Module):
         if rollout is None:
             return terms
         target = model.latent(rollout[0].slots, rollout[0].proprio)
-        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots[:, :context])
+        shown = torch.zeros_like(rollout[0].slots[:, :context, :, 0], dtype=torch.bool)
+        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots, shown)
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
         # A target that is embedded could shrink to a constant.
@@ -310,19 +311,23 @@ class DynamicsLoss(nn.Module):
         return {**terms, "total": terms["total"] + self.dynamics.rollout_weight * along}
 
 
-def without_arrivals(prediction: Latent, target: Latent, shown: Tensor) -> Latent:
-    """A prediction that is right about slots in which there was nothing to predict from.
+def without_arrivals(prediction: Latent, target: Latent, slots: Tensor, hidden: Tensor) -> Latent:
+    """A prediction that is right about objects of which nothing was shown before they entered.
 
-    Nobody can foretell what enters a scene, and errors about it would outweigh all others.
+    Nobody can foretell what enters a scene, and errors about it would outweigh all others. That a slot stays empty is
+    to be predicted like all else: where errors about it did not count, masked predictors filled empty slots.
 
     Args:
         prediction: (B, K, ...) of the last K frames of the target.
         target: (B, T + F, ...).
-        shown: raw slots (B, T, S, D) of the history; empty ones, as of ``encoder=clevrer_state``, are 0.
+        slots: raw (B, T + F, S, D); empty ones, as of ``encoder=clevrer_state``, are 0.
+        hidden: (B, T, S) cells of the history that are not shown.
     """
-    empty = (shown == 0).all(-1).all(1)[:, None, :, None]
+    empty, frames = (slots == 0).all(-1), hidden.shape[1]
+    nothing = (empty[:, :frames] | hidden).all(1) & ~hidden.all(1)
     truth = target.slots.detach()[:, -prediction.slots.shape[1] :]
-    return prediction._replace(slots=torch.where(empty, truth, prediction.slots))
+    entered = nothing[:, None] & ~empty[:, -truth.shape[1] :]
+    return prediction._replace(slots=torch.where(entered[..., None], truth, prediction.slots))
 
 
 def _world_model(model: nn.Module) -> WorldModel:
