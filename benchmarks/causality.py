@@ -21,7 +21,7 @@ from cjepa_agent.evaluation.intervention import evaluate_interventions
 from cjepa_agent.evaluation.results import interval_text, plain_table
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.rollout import Removal, RolloutConfig, rollout
+from cjepa_agent.rollout import Removal, RolloutConfig, require_removal, rollout
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -159,6 +159,11 @@ class CausalityBenchmark:
             seed=self.seed,
         )
 
+    def removal_of(self, name: str) -> Removal:
+        """How objects are taken away from a system."""
+        predictor = system(name, self.predictor).predictor.build(n_slots=1, slot_dim=1, proprio_dim=0, action_dim=0)
+        return self.removal if predictor.orderless else "empty"
+
     def training(self, name: str, seed: int) -> TrainConfig:
         """How a predictor is trained; its folder has a name that only these settings have."""
         settings = TrainConfig(
@@ -193,12 +198,15 @@ class CausalityBenchmark:
 
 def run(config: CausalityBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
+    encoder = SlotAutoencoder.load(config.slots)
+    for name in config.systems:  # before hours of training
+        require_removal(encoder.encoder, config.removal_of(name))
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
     entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
     contrast, figure = contrasts(entries, config.seed), config.page.with_suffix(".png")
     text = PAGE.format(
-        encoder=SlotAutoencoder.load(config.slots).config.kind,
+        encoder=encoder.config.kind,
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
         split=config.split,
@@ -219,8 +227,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     training = make_run(settings)
     training.fit()
     weights = settings.out / "checkpoint"
-    predictor = Checkpoint.from_pretrained(weights).model.predictor
-    removal = config.removal if predictor.orderless else "empty"
+    predictor, removal = Checkpoint.from_pretrained(weights).model.predictor, config.removal_of(name)
     answers = [answered(config, settings.out, removal, seed) for seed in config.aloe_seeds]
     for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
         shutil.rmtree(settings.out / videos, ignore_errors=True)

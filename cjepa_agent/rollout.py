@@ -21,7 +21,7 @@ from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.world_model import WorldModel
+from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
 from envs.clevrer.dataset import Dataset
 
@@ -91,7 +91,7 @@ def rollout(config: RolloutConfig) -> None:
     if config.remove == "none":
         _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
         return
-    require_removal(model, config.remove)
+    require_removal(model.encoder, config.remove)
     reader = slot_reader(model, source, Dataset(config.data)) if config.data else exact_reader(model.encoder)
     if reader and reader.identity:
         identity["reader"] = reader.identity
@@ -115,9 +115,9 @@ def video_model(checkpoint: str, slots: Path) -> WorldModel:
     return model.eval()
 
 
-def require_removal(model: WorldModel, how: Removal) -> None:
+def require_removal(encoder: Encoder, how: Removal) -> None:
     """Raise ValueError where there is no empty slot to put in the place of an object."""
-    if how == "empty" and not isinstance(model.encoder, CLEVRERStateEncoder):
+    if how == "empty" and not isinstance(encoder, CLEVRERStateEncoder):
         raise ValueError("only slots of encoder=state have an empty slot, got removal 'empty'; give drop or mask")
 
 

@@ -14,6 +14,7 @@ from perfect_predictor import perfect_findings, true_slots
 
 from benchmarks import causality
 from benchmarks.causality import CausalityBenchmark
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.clevrer_encoder import read_scene, scene_states
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
@@ -276,6 +277,13 @@ class TestMeasure:
 
 
 class TestStudy:
+    def test_systems_that_need_an_empty_slot_are_refused_before_training(self, data: Path, tmp_path: Path) -> None:
+        SlotAutoencoder(EncoderConfig(n_slots=7)).save(tmp_path / "slots")
+        config = CausalityBenchmark(systems=("oc-jepa", "oc-dino-wm"), slots=tmp_path / "slots", runs=tmp_path / "runs")
+        with pytest.raises(ValueError, match="only slots of encoder=state have an empty slot"):
+            causality.run(replace(config, data=data, out=tmp_path, page=tmp_path / "causality.md"))
+        assert not (tmp_path / "runs").exists()
+
     def test_the_command_trains_scores_and_resumes(self, data: Path, slots: Path, tmp_path: Path) -> None:
         config = CausalityBenchmark(
             systems=("oc-jepa", "c-jepa-2-token", "oc-dino-wm"),

@@ -209,7 +209,7 @@ class TestInView:
 
     def test_slots_of_pixels_have_no_empty_slot(self, model: WorldModel) -> None:
         with pytest.raises(ValueError, match="only slots of encoder=state have an empty slot"):
-            require_removal(model, "empty")
+            require_removal(model.encoder, "empty")
 
 
 def perfect(model: WorldModel, reader: SlotReader, data: Path, slots: Path) -> Findings:

@@ -62,7 +62,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     """
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
     model = video_model(config.weights, source.folder).to(config.device)
-    require_removal(model, config.removal)
+    require_removal(model.encoder, config.removal)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
         [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]
