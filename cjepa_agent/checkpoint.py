@@ -14,18 +14,17 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.given_slots import GivenSlotsConfig
+from cjepa_agent.hub import find_weights
 from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
@@ -129,7 +128,8 @@ class Checkpoint:
             FileNotFoundError: no such folder or Hub repository, or a file is missing.
             ValueError: a file is truncated, foreign or does not fit the others.
         """
-        folder = _find(name_or_path, revision, token)
+        files = [CONFIG, MODEL, PROCESSORS, CARD]
+        folder = find_weights(name_or_path or BUNDLED[0], BUNDLED, files, revision, token)
         missing = [name for name in (CONFIG, MODEL, PROCESSORS) if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} is not a checkpoint: it lacks {', '.join(missing)}")
@@ -161,27 +161,6 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
     """A world model's tensors by the file they belong to: weights, and normalisation."""
     weights = {name: value for name, value in state.items() if not name.startswith(PROCESSOR)}
     return weights, {name: value for name, value in state.items() if name.startswith(PROCESSOR)}
-
-
-def _find(name_or_path: str | Path | None, revision: str | None, token: str | None) -> Path:
-    """The folder that ``name_or_path`` means, downloaded if need be."""
-    name = str(name_or_path or BUNDLED[0])
-    if name in BUNDLED:
-        folder = Path(str(resources.files("cjepa_agent") / "pretrained" / name))
-        if not folder.is_dir():
-            raise FileNotFoundError(f"this installation lacks the bundled weights {name}; give a folder or a Hub id")
-        return folder
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        files = [CONFIG, MODEL, PROCESSORS, CARD]
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=files))
-    except HFValidationError:
-        raise FileNotFoundError(f"{name_or_path} is neither a checkpoint folder nor a Hub id owner/name") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name_or_path} is no checkpoint folder, and the Hub gave no repository of this name: {error}"
-        ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

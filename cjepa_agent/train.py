@@ -23,7 +23,7 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, Predict
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.vqa.checkpoint import AnyALOEConfig
+from cjepa_agent.vqa.checkpoint import AnyALOEConfig, find
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, TrainedEncoderConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
@@ -42,7 +42,7 @@ class TrainConfig:
         slots: folder of extracted slots (predictor, vqa).
         out: folder of logs, running checkpoint and result; an existing run there is resumed.
         init: what a new run starts from, none by default: a checkpoint with a predictor (folder, Hub id or bundled
-            name), or for ``stage=vqa`` a folder ``checkpoint`` of that stage.
+            name), or for ``stage=vqa`` what that stage has written to its folder ``checkpoint``, or such a Hub id.
         encoder: architecture of the encoder.
         predictor: architecture of the predictor.
         mask: which history cells are hidden while C-JEPA's predictor trains; nothing is from the others.
@@ -114,7 +114,7 @@ def _predictor_stage(config: TrainConfig) -> PredictorStage:
 def _vqa_stage(config: TrainConfig) -> VQAStage:
     slots = VideoSlots(config.slots)
     recipe = {"command": asdict(config), "slots": slots.identity}
-    init = Path(config.init) if config.init else None
+    init = find(config.init) if config.init else None
     return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe, init)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import checkpoint as module
+from cjepa_agent import hub as hub_module
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from planners import ActionPrior
@@ -166,7 +167,7 @@ def test_hub_upload_and_download(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         return str(folder)
 
     monkeypatch.setattr(module, "HfApi", Api)
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub_module, "snapshot_download", download)
     sent = tiny_checkpoint(seed=2)
     assert sent.push_to_hub("somebody/pusht") == "https://hub/somebody/pusht"
     received = Checkpoint.from_pretrained("somebody/pusht", revision="main")

@@ -580,6 +580,11 @@ def test_rollouts_of_another_checkpoint_are_refused(trained: Path, data: Path, s
     assert "all" in task.run(replace(config, foreign_slots=True))
 
 
+def test_missing_weights_are_named(data: Path, slots: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere is neither a checkpoint folder nor a Hub id"):
+        task.run(settings(tmp_path / "nowhere", data, slots, tmp_path / "out"))
+
+
 def test_slots_of_another_encoder_are_refused(trained: Path, data: Path, tmp_path: Path) -> None:
     VideoSlots.write(tmp_path, {}, [10000, 10001], (128, 3, 8), iter(torch.zeros(2, 128, 3, 8)))
     with pytest.raises(ValueError, match=r"\(3, 8\), but .* was trained on \(3, 16\)"):

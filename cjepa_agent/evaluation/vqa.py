@@ -19,7 +19,7 @@ from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import predict
-from cjepa_agent.vqa.checkpoint import CONFIG, load
+from cjepa_agent.vqa.checkpoint import CONFIG, find, load
 from cjepa_agent.vqa.data import CHOICES, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.vqa.scores import accuracies, table
@@ -96,7 +96,7 @@ class Answerer:
     """
 
     def __init__(self, config: EvaluateConfig, data: Dataset, file: QuestionFile) -> None:
-        self.folder, self.scenes = Path(config.weights), file.scenes
+        self.folder, self.scenes = find(config.weights), file.scenes
         self.model = load(self.folder).to(config.device)
         self.slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
         found, expected = self.slots.array.shape[2:], (self.model.n_slots, self.model.slot_dim)

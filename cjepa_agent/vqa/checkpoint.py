@@ -10,13 +10,14 @@ from typing import Any
 import dacite
 
 from cjepa_agent.files import read_json, write_json
+from cjepa_agent.hub import find_weights
 from cjepa_agent.provenance import git_commit, package_version
 from cjepa_agent.tensors import load_tensors, save_tensors
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import Answerer
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MODEL_TYPE = "cjepa_agent.aloe"
 AnyALOEConfig = ALOEConfig | GroundedALOEConfig
 
@@ -40,6 +41,11 @@ def save(model: Answerer, folder: Path, training: Mapping[str, Any]) -> None:
         "training": dict(training),
     }
     write_json(folder / CONFIG, config)
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder of a model: itself, or downloaded from the Hub; raises FileNotFoundError if there is none."""
+    return find_weights(name_or_path, (), [CONFIG, WEIGHTS, CARD])
 
 
 def load(folder: Path) -> Answerer:
