@@ -27,10 +27,10 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, load
 from cjepa_agent.vqa.data import SlotQuestions
-from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.vqa.intervened import Intervened
 from configs.command import command
 from configs.presets import preset
@@ -113,6 +113,7 @@ class CausalityBenchmark:
         "dynamics": "clevrer",
         "trainer": "clevrer",
         "aloe": "grounded",
+        "vqa": "grounded",
     }
 
     systems: tuple[str, ...] = (
@@ -127,8 +128,8 @@ class CausalityBenchmark:
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     aloe_seeds: tuple[int, ...] = ()
-    aloe: AnyALOEConfig = field(default_factory=GroundedALOEConfig)
-    vqa: VQATrainingConfig = field(default_factory=lambda: VQATrainingConfig(questions=5))
+    aloe: AnyALOEConfig = field(default_factory=ALOEConfig)
+    vqa: VQATrainingConfig = field(default_factory=VQATrainingConfig)
     aloe_init: str | None = None
     aloe_trainer: TrainerConfig = field(default_factory=lambda: preset(TrainerConfig, "trainer", "vqa"))
     downstream: bool = True
