@@ -229,7 +229,9 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     training.fit()
     weights = settings.out / "checkpoint"
     predictor, removal = Checkpoint.from_pretrained(weights).model.predictor, config.removal_of(name)
-    answers = [answered(config, settings.out, removal, seed) for seed in config.aloe_seeds]
+    if config.aloe_seeds:
+        roll_out(config, settings.out, removal)
+    answers = [answered(config, settings.out, seed) for seed in config.aloe_seeds]
     for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
         shutil.rmtree(settings.out / videos, ignore_errors=True)
     return {
@@ -244,12 +246,16 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def answered(config: CausalityBenchmark, predictor: Path, removal: Removal, seed: int) -> dict[str, list[int]]:
-    """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
+def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal) -> None:
+    """Write a predictor's videos, continued and without each object, beside its checkpoint."""
     rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
     rollout(rolled)
     without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)
     rollout(replace(without, downstream=config.downstream))
+
+
+def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str, list[int]]:
+    """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
     settings = config.answering(predictor, seed)
     make_run(settings).fit()
     data, slots = Dataset(config.data), VideoSlots(settings.slots)

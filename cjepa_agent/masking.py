@@ -80,9 +80,7 @@ def hide_objects(objects: Tensor, frames: int) -> Tensor:
 @cache
 def _released_order(slots: int) -> tuple[int, ...]:
     """Slots in the order in which the released code hides them."""
-    # NumPy's legacy generator: the released code draws from it, and no other gives the same order. Once per number of
-    # slots, for the order is cached.
-    released = np.random.RandomState(RELEASED_SEED)
+    released = np.random.RandomState(RELEASED_SEED)  # legacy: the released code's, whose order no other gives
     return tuple(released.permutation(slots).tolist())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,40 +75,19 @@ def _short_softmax(scores: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-class BlockSizes(Protocol):
-    """A configuration that has the sizes of a ``Block``."""
-
-    @property
-    def width(self) -> int:
-        """Channels of a token."""
-
-    @property
-    def heads(self) -> int:
-        """Attention heads."""
-
-    @property
-    def mlp(self) -> int:
-        """Hidden units."""
-
-    @property
-    def dropout(self) -> float:
-        """Probability, while training."""
-
-
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: BlockSizes) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float) -> None:
         super().__init__()
-        width = config.width
-        self.heads, self.dropout = config.heads, config.dropout
+        self.heads, self.dropout = heads, dropout
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key_value, self.out = (
             nn.Linear(width, width),
             nn.Linear(width, 2 * width),
             nn.Linear(width, width),
         )
-        self.mlp = nn.Sequential(nn.Linear(width, config.mlp), nn.GELU("tanh"), nn.Linear(config.mlp, width))
+        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU("tanh"), nn.Linear(mlp, width))
 
     def forward(self, x: Tensor, read: int, seen: Tensor | None = None) -> Tensor:
         """Update the last ``read`` of the cells (B, L, width) from those ``seen``, (B, L), or all: (B, read, width)."""
@@ -165,7 +144,8 @@ class MaskedPredictor(Predictor):
             self.embed_motion = nn.Linear(2 * slot_dim, width)
         if self.acts:
             self.anchor_proprio, self.mask_proprio = nn.Linear(proprio_dim, width), nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        sizes = config.width, config.heads, config.mlp, config.dropout
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head_slot = zero_linear(width, slot_dim)
         if self.acts:

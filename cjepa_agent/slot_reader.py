@@ -44,7 +44,7 @@ from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from envs.clevrer.dataset import Dataset, split_of
-from envs.clevrer.physics import VISIBLE_FRAMES
+from envs.clevrer.physics import VISIBLE_FRAMES, Trajectory
 from envs.clevrer.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES
 from envs.clevrer.shapes import RADIUS
 
@@ -81,6 +81,11 @@ class SlotReader(ABC):
             slots: observed, (T, S, D).
             states: true ones in these frames, (T, 6, 7), see ``cjepa_agent.clevrer_encoder.STATE``.
         """
+
+    def holders_in(self, slots: VideoSlots, scene: int, trajectory: Trajectory) -> Tensor:
+        """As ``holders``, of the observed frames of a scene."""
+        observed = slots.read(scene, slice(0, VISIBLE_FRAMES))
+        return self.holders(observed, scene_states(trajectory, VISIBLE_FRAMES))
 
     @abstractmethod
     def in_view(self, slots: Tensor) -> Tensor:

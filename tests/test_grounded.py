@@ -13,6 +13,7 @@ from perfect_predictor import true_slots
 from torch import Tensor
 
 from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.slot_reader import StateReader
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
@@ -50,7 +51,7 @@ def straight(videos: int = 1) -> Tensor:
 
 
 def grounding_of(data: Path, *readings: Reading, order: Tensor | None = None) -> Grounding:
-    annotations = Annotations(Dataset(data), VideoSlots(data / "slots"))
+    annotations = Annotations(Dataset(data), VideoSlots(data / "slots"), StateReader())
     return annotations.of(readings, 4, straight(len(readings)) if order is None else order)
 
 
@@ -227,16 +228,10 @@ def test_questions_of_a_video_come_together(data: Path, monkeypatch: pytest.Monk
 
 def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: Path) -> None:
     learned = stage(data)
-    file = learned.train
-    kept = np.concatenate([own[[*range(4), *range(-3, 0)]] for own in file.of_scene.values()])
-    scenes = [
-        {**scene, "questions": scene["questions"][:4] + scene["questions"][-3:]}
-        for scene in Dataset(data).questions("train").scenes
-    ]
-    learned.train = SlotQuestions(
-        replace(Dataset(data).questions("train"), scenes=scenes), VideoSlots(data / "slots"), TINY.frames
-    )
-    assert len(learned.train) == len(kept) == 21 and 0 < learned.train.descriptive.sum() < 21
+    file = Dataset(data).questions("train")
+    ends = [{**scene, "questions": scene["questions"][:4] + scene["questions"][-3:]} for scene in file.scenes]
+    learned.train = SlotQuestions(replace(file, scenes=ends), VideoSlots(data / "slots"), TINY.frames)
+    assert len(learned.train) == 21 and 0 < learned.train.descriptive.sum() < 21
     trainer = TrainerConfig(
         steps=350, batch=20, lr=3e-3, warmup=20, decay=0.3, weight_decay=0.0, ema=0.0, precision="32-true",
         accelerator="cpu", log_every=50, validate_every=350,
@@ -247,9 +242,7 @@ def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: P
     asked = learned.train.batch(np.arange(21))
     with torch.no_grad():
         perceived = model(*asked[:4]).perceived
-    start = learned.train.starts // 2
-    readings = [Reading(s, NOTHING, range(start, start + 31 * 4 + 1, 4)) for s in (0, 1, 2)]
-    truth = grounding_of(data, *readings)
+    truth = grounding_of(data, *asked.readings)
     assert ((perceived.concepts > 0) == (truth.concepts > 0))[truth.told].float().mean() > 0.98
     happened = truth.collisions[truth.told] > 0
     assert (perceived.collisions[truth.told] > 0)[happened].float().mean() > 0.8

@@ -1,15 +1,11 @@
-"""Answering CLEVRER questions from slots: tokens, the model, training, scores, and the commands on a tiny data set."""
+"""Answering CLEVRER questions from slots: tokens, the model, and training."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clevrer_scenes import small_file, write_asked_scenes
+from asked_videos import TINY, stage, write_asked_videos
+from clevrer_scenes import small_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.evaluation import vqa as task
-from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
-from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOE, ALOEConfig
 from cjepa_agent.vqa.answerer import losses, predict
 from cjepa_agent.vqa.checkpoint import load, save
 from cjepa_agent.vqa.data import Batch, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
-from cjepa_agent.vqa.submission import read_submission
 from cjepa_agent.world_model import EncoderConfig
 from configs.presets import preset
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.questions import QuestionFile, read_questions, write_questions
+from envs.clevrer.questions import QuestionFile, read_questions
 from envs.clevrer.questions.vocabulary import ATTRIBUTES
 
-Json = dict[str, Any]
-TINY = ALOEConfig(layers=2, heads=2, width=32, mlp=64, head=32, dropout=0.1, frames=4, tubelet=1)
 STEPS = TrainerConfig(
     steps=6, batch=8, optimizer="adamw", lr=1e-3, warmup=2, ema=0.0, precision="32-true", accelerator="cpu",
     log_every=1, validate_every=3, save_every=2,
@@ -57,20 +48,17 @@ PUBLISHED_ANSWERS = "0 1 2 3 4 5 blue brown cube cyan cylinder gray green metal 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training and two validation scenes with annotations and balanced questions, without videos."""
-    folder = tmp_path_factory.mktemp("clevrer")
-    write_asked_scenes(folder)
-    return folder
+    return write_asked_videos(tmp_path_factory.mktemp("clevrer"))
 
 
 @pytest.fixture(scope="module")
 def slots(data: Path) -> Path:
-    """Random slots of its videos, the same in all frames of one."""
-    folder, scenes = data / "slots", [0, 1, 2, 10000, 10001]
-    generator = torch.Generator().manual_seed(0)
-    videos = (torch.randn(1, 3, 16, generator=generator).expand(128, -1, -1) for _ in scenes)
-    VideoSlots.write(folder, {"dataset": "tiny"}, scenes, (128, 3, 16), videos)
-    return folder
+    return data / "slots"
+
+
+@pytest.fixture(scope="module")
+def intervened(data: Path) -> Path:
+    return data / "intervened"
 
 
 def counting_slots(folder: Path, frames: int) -> VideoSlots:
@@ -78,10 +66,6 @@ def counting_slots(folder: Path, frames: int) -> VideoSlots:
     video = torch.arange(float(frames))[:, None, None].expand(-1, 2, 3)
     VideoSlots.write(folder, {}, [0], (frames, 2, 3), [video])
     return VideoSlots(folder)
-
-
-def stage(data: Path, slots: Path, config: ALOEConfig = TINY, seed: int = 0) -> VQAStage:
-    return VQAStage(Dataset(data), VideoSlots(slots), config, VQATrainingConfig(), seed, {"note": "tiny"})
 
 
 def whole_batch(data: Path, slots: Path, frames: int = TINY.frames) -> Batch:
@@ -125,17 +109,6 @@ def test_predictive_questions_read_the_predicted_frames(tmp_path: Path, total: i
     assert read[1].tolist() == list(range(shift, shift + 125, 5))
     assert read[2].tolist() == list(range(shift + 7, shift + 128, 5))
     assert asked.batch(np.array([0])).slots[0, 0, 0, 0] == 4
-
-
-@pytest.fixture(scope="module")
-def intervened(data: Path) -> Path:
-    """Predictions without each object: 180 frames that hold 1,000 times the object's id plus the frame's number."""
-    folder, scenes = data / "intervened", [0, 1, 2, 10000, 10001]
-    for slot in range(4):
-        videos = (1000 * slot + torch.arange(180.0)[:, None, None].expand(-1, 3, 16) for _ in scenes)
-        VideoSlots.write(folder / f"without_{slot}", {"slot": slot}, scenes, (180, 3, 16), videos)
-        SlotAutoencoder(EncoderConfig(kind="clevrer_state", n_slots=7)).save(folder / f"without_{slot}")
-    return folder
 
 
 def test_counterfactual_questions_read_the_prediction_without_their_object(
@@ -302,7 +275,7 @@ def test_the_order_of_choices_does_not_matter(data: Path, slots: Path) -> None:
     batch = whole_batch(data, slots)
     model = random_model()
     order = torch.arange(len(batch.words)).flip(0)
-    shuffled = Batch(batch.slots, *(tensor[order] for tensor in batch[1:]))
+    shuffled = Batch(batch.slots, *(tensor[order] for tensor in batch[1:-1]), batch.readings)
     for one, other in zip(answer(model, batch), answer(model, shuffled), strict=True):
         assert torch.allclose(one[order], other, atol=1e-5)
 
@@ -409,7 +382,7 @@ def test_the_rate_rises_and_falls_as_published() -> None:
 def test_a_killed_run_resumes_to_the_same_weights(
     data: Path, slots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Run(stage(data, slots), STEPS, tmp_path / "whole").fit()
+    Run(stage(data), STEPS, tmp_path / "whole").fit()
     plain = Run._milestones
 
     def killed(self: Run, log: Any) -> None:
@@ -419,10 +392,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
     monkeypatch.setattr(Run, "_milestones", killed)
     with pytest.raises(KeyboardInterrupt):
-        Run(stage(data, slots), STEPS, tmp_path / "killed").fit()
+        Run(stage(data), STEPS, tmp_path / "killed").fit()
     monkeypatch.setattr(Run, "_milestones", plain)
     torch.manual_seed(99)
-    Run(stage(data, slots), STEPS, tmp_path / "killed").fit()
+    Run(stage(data), STEPS, tmp_path / "killed").fit()
     whole, resumed = (load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole" / "train.csv").read_text() == (tmp_path / "killed" / "train.csv").read_text()
@@ -431,7 +404,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 def test_twenty_questions_are_learned(data: Path, slots: Path, tmp_path: Path) -> None:
-    learned = stage(data, slots, replace(TINY, dropout=0.0))
+    learned = stage(data, replace(TINY, dropout=0.0))
     file = read_questions(data / "questions" / "train.json")
     # Of each scene the first, which are descriptive, and the last, which are not.
     ends = [scene["questions"][:4] + scene["questions"][-3:] for scene in file.scenes]
@@ -439,153 +412,5 @@ def test_twenty_questions_are_learned(data: Path, slots: Path, tmp_path: Path) -
     scenes[0]["questions"].pop(0)
     learned.train = SlotQuestions(replace(file, scenes=scenes), VideoSlots(slots), TINY.frames)
     assert len(learned.train) == 20 and 0 < learned.train.descriptive.sum() < 20
-    Run(learned, replace(STEPS, steps=250, batch=20, lr=3e-3, log_every=50, validate_every=250), tmp_path).fit()
+    Run(learned, replace(STEPS, steps=400, batch=20, lr=3e-3, log_every=50, validate_every=400), tmp_path).fit()
     assert learned.train.right(predict(learned.model.eval(), learned.train)).all()
-
-
-# ------------------------------------------------------------------------------------------------ commands
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, slots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights by the documented command."""
-    out = tmp_path_factory.mktemp("run")
-    command(
-        "train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}", "aloe.layers=1",
-        "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2", "trainer.steps=2",
-        "trainer.batch=4",
-    )  # fmt: skip
-    return out / "checkpoint"
-
-
-def command(name: str, *arguments: str, expect: int = 0) -> str:
-    line = [sys.executable, "-m", f"cjepa_agent.{name}", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600)
-    assert result.returncode == expect, result.stderr[-2000:]
-    return result.stdout + result.stderr
-
-
-def settings(trained: Path, data: Path, slots: Path, out: Path) -> EvaluateConfig:
-    return EvaluateConfig(
-        task="vqa", weights=str(trained), data=str(data), slots=str(slots), split="validation", out=str(out)
-    )
-
-
-def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
-    shown = command(
-        "evaluate", "task=vqa", f"weights={trained}", f"data={data}", f"slots={slots}", "split=validation",
-        f"out={tmp_path}",
-    )  # fmt: skip
-    report = json.loads((tmp_path / "vqa.json").read_text())
-    assert report["model"]["training"]["slots"] == {"dataset": "tiny"} == report["model"]["evaluated_slots"]
-    rows = {(row["group"], row["name"], row["unit"]): row for row in report["accuracy"]}
-    whole = rows["type", "all", "question"]
-    questions = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
-    assert whole["number"] == len(questions) and whole["low"] <= whole["accuracy"] <= whole["high"]
-    assert f"{whole['accuracy']:.1f} %" in shown and whole["baseline"] is not None
-    with (tmp_path / "vqa.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert len(lines) == sum(len(question.get("choices", [0])) for question in questions)
-    right = sum(line["right"] == "1" for line in lines if line["type"] == "counterfactual")
-    assert right == rows["type", "counterfactual", "choice"]["right"]
-    page = (tmp_path / "vqa.html").read_text()
-    assert "data:image/png" in page and "truth" in page
-    # The submission that was written scores the same, and without a model.
-    scored = task.run(
-        replace(settings(trained, data, slots, tmp_path / "again"), submission=str(tmp_path / "vqa_submission.json"))
-    )
-    again = json.loads((tmp_path / "again" / "vqa.json").read_text())
-    assert again["accuracy"] == report["accuracy"] and f"{whole['accuracy']:.1f} %" in scored
-
-
-def test_intervened_predictions_change_counterfactual_answers_alone(
-    data: Path, slots: Path, intervened: Path, tmp_path: Path
-) -> None:
-    kinds = [q["question_type"] for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
-    changed = set()
-    for seed in range(4):  # a random model may give one answer to everything
-        model = stage(data, slots, seed=seed).model
-        for weight in model.parameters():
-            weight.data += 0.3 * torch.randn_like(weight)
-        save(model, tmp_path / "aloe", {})
-        submissions = []
-        for given in ("", str(intervened)):
-            config = replace(settings(tmp_path / "aloe", data, slots, tmp_path / "out"), intervened=given)
-            task.run(config)
-            submissions.append(read_submission(tmp_path / "out" / "vqa_submission.json"))
-            report = json.loads((tmp_path / "out" / "vqa.json").read_text())
-            assert (report["model"]["evaluated_intervened"] is None) == (not given)
-        one, other = ([q for scene in answers for q in scene["questions"]] for answers in submissions)
-        changed |= {kind for kind, a, b in zip(kinds, one, other, strict=True) if a != b}
-    assert changed == {"counterfactual"}
-
-
-def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, data: Path, tmp_path: Path) -> None:
-    scenes = Dataset(data).questions("validation").scenes
-    moved = [{**scene, "scene_index": scene["scene_index"] + 5000} for scene in scenes]
-    write_questions(tmp_path, "test", moved)
-    (tmp_path / "test_answers.json").unlink()
-    (tmp_path / "annotation_test").symlink_to(data / "annotation_train")
-    videos: Iterator[Tensor] = iter(torch.zeros(2, 128, 3, 16))
-    VideoSlots.write(tmp_path / "slots", {}, [15000, 15001], (128, 3, 16), videos)
-    config = replace(settings(trained, tmp_path, tmp_path / "slots", tmp_path / "out"), split="test")
-    assert "nothing to score" in task.run(config)
-    assert [scene["scene_index"] for scene in read_submission(tmp_path / "out" / "vqa_submission.json")] == [
-        15000,
-        15001,
-    ]
-    assert not (tmp_path / "out" / "vqa.json").exists()
-
-
-def test_shuffled_slots_stay_together_over_a_video(data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
-    for shuffle in (False, True, True):
-        made = VQAStage(Dataset(data), VideoSlots(slots), TINY, VQATrainingConfig(shuffle=shuffle), 0, {})
-        given = made.model.forward
-        monkeypatch.setattr(
-            made.model, "forward", lambda video, *rest, given=given: (seen.append(video), given(video, *rest))[1]
-        )
-        made.loss(made.model, 0, 8, slice(0, 8), torch.Generator().manual_seed(3))
-    plain, mixed, again = seen
-    assert torch.equal(mixed, again) and not torch.equal(plain, mixed)
-    for before, after in zip(plain, mixed, strict=True):
-        order = [next(i for i in range(3) if torch.equal(before[0, i], after[0, j])) for j in range(3)]
-        assert sorted(order) == [0, 1, 2] and torch.equal(before[:, order], after)
-
-
-def test_training_goes_on_from_trained_weights(trained: Path, data: Path, slots: Path) -> None:
-    before = load(trained)
-
-    def start(config: ALOEConfig) -> VQAStage:
-        return VQAStage(Dataset(data), VideoSlots(slots), config, VQATrainingConfig(), 1, {}, trained)
-
-    started = start(before.config)
-    for name, weight in started.model.state_dict().items():
-        assert torch.equal(weight, before.state_dict()[name])
-    assert started.recipe["init"]["command"]["stage"] == "vqa"
-    with pytest.raises(ValueError, match="init is .*set the same aloe="):
-        start(replace(before.config, layers=3))
-
-
-def test_rollouts_of_another_checkpoint_are_refused(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(slots, tmp_path / "other"))
-    meta = json.loads((other / "slots.json").read_text())
-    meta["identity"] = {"slots": meta["identity"], "observed": 128, "checkpoint": "abc"}
-    (other / "slots.json").write_text(json.dumps(meta))
-    config = settings(trained, data, other, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"other was made by .*'predictor': 'abc'.* learned from .*'predictor': None"):
-        task.run(config)
-    assert not (tmp_path / "out").exists()
-    assert "all" in task.run(replace(config, foreign_slots=True))
-
-
-def test_missing_weights_are_named(data: Path, slots: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere is neither a checkpoint folder nor a Hub id"):
-        task.run(settings(tmp_path / "nowhere", data, slots, tmp_path / "out"))
-
-
-def test_slots_of_another_encoder_are_refused(trained: Path, data: Path, tmp_path: Path) -> None:
-    VideoSlots.write(tmp_path, {}, [10000, 10001], (128, 3, 8), iter(torch.zeros(2, 128, 3, 8)))
-    with pytest.raises(ValueError, match=r"\(3, 8\), but .* was trained on \(3, 16\)"):
-        task.run(settings(trained, data, tmp_path, tmp_path / "out"))

@@ -46,14 +46,14 @@ def run(config: EvaluateConfig) -> str:
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     file = data.questions(config.split)
-    answerer = None if config.submission else Answerer(config, data, file)
-    entries = answerer.submission() if answerer else read_submission(Path(config.submission))
+    examinee = None if config.submission else Examinee(config, data, file)
+    entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []
-    if answerer:
+    if examinee:
         written.append(out / "vqa_submission.json")
         write_json(written[0], entries)
     if not has_answers(file.scenes):
-        if not answerer:
+        if not examinee:
             raise ValueError(f"{file.path} tells no answers to score {config.submission} by")
         return f"{file.path} tells no answers; nothing to score\n\n{_listed(written)}"
     graded = grade(file.scenes, entries)
@@ -61,13 +61,13 @@ def run(config: EvaluateConfig) -> str:
     header, cells = table(rows)
     report = {
         "config": config.record(),
-        "model": answerer.record() if answerer else None,
+        "model": examinee.record() if examinee else None,
         "accuracy": [row.summary() for row in rows],
         "provenance": provenance(),
     }
     write_json(out / "vqa.json", report)
     write_csv(out / "vqa.csv", file.scenes, graded)
-    media = write_examples(out, data, answerer.model, answerer.questions, file.scenes, graded) if answerer else []
+    media = write_examples(out, data, examinee.model, examinee.questions, file.scenes, graded) if examinee else []
     details = {name: report[name] for name in ("config", "model", "provenance")}
     page = write_page(out / "vqa.html", f"CLEVRER questions, {config.split}", header, cells, media, details)
     return f"{plain_table(header, cells)}\n\n{_listed([*written, out / 'vqa.json', out / 'vqa.csv', page])}"
@@ -82,7 +82,7 @@ def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | N
     return grade(scenes, entries) if entries else None
 
 
-class Answerer:
+class Examinee:
     """A trained model with the questions it is asked.
 
     Args:

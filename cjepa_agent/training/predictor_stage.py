@@ -298,8 +298,8 @@ class DynamicsLoss(nn.Module):
         if rollout is None:
             return terms
         target = model.latent(rollout[0].slots, rollout[0].proprio)
-        shown = torch.zeros_like(rollout[0].slots[:, :context, :, 0], dtype=torch.bool)
-        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots, shown)
+        none = torch.zeros_like(rollout[0].slots[:, :context, :, 0], dtype=torch.bool)
+        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots, hidden=none)
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
         # A target that is embedded could shrink to a constant.

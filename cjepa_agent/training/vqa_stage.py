@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.files import read_json
+from cjepa_agent.slot_reader import slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Answerer, losses, predict
 from cjepa_agent.vqa.checkpoint import CONFIG, AnyALOEConfig, load, save
@@ -62,8 +64,8 @@ class VQAStage:
         init: folder of a trained ALOE of the same architecture to train on, None for random weights.
 
     Raises:
-        FileNotFoundError: nothing to start from there.
-        ValueError: questions, slots and what to start from do not fit.
+        FileNotFoundError: nothing to start from there, or no encoder belongs to slots that are to be grounded.
+        ValueError: questions, slots and what to start from do not fit, or objects cannot be read out of the slots.
     """
 
     def __init__(
@@ -86,7 +88,10 @@ class VQAStage:
         self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
         torch.manual_seed(seed)
         self.model = config.build(*slots.array.shape[2:])
-        self.annotations = Annotations(data, slots) if isinstance(self.model, GroundedALOE) else None
+        self.annotations = None
+        if isinstance(self.model, GroundedALOE):
+            reader = intervened.reader if intervened else slot_reader(SlotAutoencoder.load(slots.folder), slots, data)
+            self.annotations = Annotations(data, slots, reader)
         if init:
             before = load(init)
             found, expected = ((m.config, m.n_slots, m.slot_dim) for m in (before, self.model))
@@ -115,26 +120,22 @@ class VQAStage:
         videos, rows = batch // share, slice(rows.start // share, rows.stop // share)
         drawn = torch.randint(len(self.train), (videos,), generator=generator)[rows].tolist()
         starts = torch.randint(self.train.starts, (videos,), generator=generator)[rows].numpy()
-        lots = torch.rand(videos, max(map(len, self.train.of_scene.values())), generator=generator)[rows].numpy()
+        lots = torch.rand(videos, self.train.most, generator=generator)[rows].numpy()
         chosen = [self._with_others(question, lot) for question, lot in zip(drawn, lots, strict=True)]
         questions = np.concatenate(chosen)
         readings = self.train.readings(questions, starts.repeat([len(own) for own in chosen]))
-        asked = self.train.batch(questions, readings)
-        order = torch.arange(self.model.n_slots).expand(len(asked.slots), -1)
-        if self.vqa.shuffle:
-            order = orders[: len(asked.slots)].argsort(1)
-            asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
         device = next(model.parameters()).device
-        asked = asked.to(device)
+        asked = self.train.batch(questions, readings).to(device)
+        order = torch.arange(self.model.n_slots, device=device).expand(len(asked.slots), -1)
+        if self.vqa.shuffle:
+            order = orders[: len(asked.slots)].argsort(1).to(device)
+            asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
         logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
         terms = losses(logits, asked)
-        if not self.annotations:
-            return terms
-        grounding = self.annotations.of(list(dict.fromkeys(readings)), self.model.config.tubelet, order).to(device)
-        terms |= grounding_losses(logits, asked.words, asked.owner, grounding)
-        terms["total"] = sum(
-            (value for name, value in terms.items() if name != "total"), torch.zeros((), device=device)
-        )
+        if self.annotations:
+            grounding = self.annotations.of(asked.readings, self.model.config.tubelet, order)
+            grounded = grounding_losses(logits, asked.words, asked.owner, grounding)
+            terms = {**terms, **grounded, "total": terms["total"] + sum(grounded.values())}
         return terms
 
     def _with_others(self, question: int, lot: NDArray[np.float32]) -> NDArray[np.int64]:

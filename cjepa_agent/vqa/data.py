@@ -45,6 +45,7 @@ class Batch(NamedTuple):
         descriptive: (I,) bool.
         target: (I,) number of the answer of a descriptive question, 1 or 0 for a correct or wrong choice, or
             ``UNKNOWN``.
+        readings: what the slots are, V of them.
     """
 
     slots: Tensor
@@ -52,10 +53,12 @@ class Batch(NamedTuple):
     owner: Tensor
     descriptive: Tensor
     target: Tensor
+    readings: tuple[Reading, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+        slots, words, owner, descriptive, target = (value.to(device) for value in self[:5])
+        return Batch(slots, words, owner, descriptive, target, self.readings)
 
 
 class SlotQuestions:
@@ -80,6 +83,7 @@ class SlotQuestions:
         words: (I, 32) see ``Batch``.
         target: (I,) see ``Batch``.
         of_scene: the questions of each scene.
+        most: questions that a scene has at most.
         starts: number of possible starts.
         removed: (Q,) slot that is taken away from what a question reads, or ``NOTHING``.
 
@@ -110,6 +114,7 @@ class SlotQuestions:
         order = self.scene.argsort(kind="stable")
         scenes, begins = np.unique(self.scene[order], return_index=True)
         self.of_scene = dict(zip(scenes.tolist(), np.split(order, begins[1:]), strict=True))
+        self.most = max(map(len, self.of_scene.values()))
         self.type = np.array([TYPES.index(question["question_type"]) for _, question in questions])
         if intervened and any(s.array.shape[2:] != slots.array.shape[2:] for s in intervened.slots.values()):
             raise ValueError(f"{intervened.folder} and {slots.folder} hold slots of other numbers or widths")
@@ -175,6 +180,7 @@ class SlotQuestions:
             torch.from_numpy(np.repeat([place[reading] for reading in readings], counts)),
             torch.from_numpy(np.repeat(self.descriptive[questions], counts)),
             torch.from_numpy(self.target[items].astype(np.int64)),
+            tuple(place),
         )
 
     def right(self, answers: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -58,7 +58,7 @@ class Perception(nn.Module):
         super().__init__()
         self.slot_in = nn.Linear(config.tubelet * slot_dim, config.width)
         self.time, self.slot = _embedding(config.steps, 1, config.width), _embedding(slots, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.perception))
+        self.blocks = _blocks(config, config.perception)
         self.norm = nn.LayerNorm(config.width)
         self.concepts = nn.Linear(config.width, len(CONCEPTS))
         self.pairs = nn.Linear(config.width, 2 * PAIR_WIDTH)
@@ -88,7 +88,7 @@ class GroundedALOE(Answerer):
         self.words = nn.Embedding(len(QUESTION_VOCABULARY), width)
         nn.init.normal_(self.words.weight, std=0.5)
         self.parts, self.positions, self.cls = _embedding(2, width), _embedding(TEXT, width), _embedding(1, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = _blocks(config, config.layers)
         self.norm = nn.LayerNorm(width)
         self.naming, self.named = nn.Linear(width, PAIR_WIDTH), nn.Linear(width, PAIR_WIDTH)
 
@@ -154,6 +154,11 @@ class GroundedALOE(Answerer):
         in_question = ~descriptive[:, None] & (torch.arange(length, device=words.device) < QUESTION_WORDS)
         text = self.words(words[:, :length]) + self.parts[in_question.long()] + self.positions[:length]
         return torch.cat([text, self.cls.expand(len(words), -1, -1)], dim=1)
+
+
+def _blocks(config: GroundedALOEConfig, count: int) -> nn.ModuleList:
+    sizes = config.width, config.heads, config.mlp, config.dropout
+    return nn.ModuleList(Block(*sizes) for _ in range(count))
 
 
 def _embedding(*shape: int) -> nn.Parameter:

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import scene_states
-from cjepa_agent.slot_reader import NO_SLOT, slot_reader
+from cjepa_agent.slot_reader import NO_SLOT, SlotReader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Logits
 from cjepa_agent.vqa.data import NOTHING, Reading
@@ -57,10 +55,6 @@ class Grounding(NamedTuple):
     told: Tensor
     names: Tensor
 
-    def to(self, device: torch.device) -> Grounding:
-        """The same on a device."""
-        return Grounding(*(tensor.to(device) for tensor in self))
-
 
 class _Scene(NamedTuple):
     """What the annotation of a video tells: names (S, 13), in view and moving (128, S), and (frame, slot, slot)."""
@@ -77,15 +71,11 @@ class Annotations:
     Args:
         data: the data set with annotations of the videos.
         slots: of these videos, of an encoder that puts objects in slots.
-
-    Raises:
-        FileNotFoundError: no encoder belongs to the slots, or annotations are missing.
-        ValueError: objects cannot be read out of the slots.
+        reader: of these slots.
     """
 
-    def __init__(self, data: Dataset, slots: VideoSlots) -> None:
-        self.data, self.slots = data, slots
-        self.reader = slot_reader(SlotAutoencoder.load(slots.folder), slots, data)
+    def __init__(self, data: Dataset, slots: VideoSlots, reader: SlotReader) -> None:
+        self.data, self.slots, self.reader = data, slots, reader
         self._scenes: dict[int, _Scene] = {}
 
     def of(self, readings: Sequence[Reading], tubelet: int, order: Tensor) -> Grounding:
@@ -95,13 +85,16 @@ class Annotations:
             readings: V of them.
             tubelet: frames that one target is about: a concept holds if it does in the middle one, and a collision
                 belongs to the tubelet in which it happens.
-            order: (V, S), which slot is put in each place.
+            order: (V, S), which slot is put in each place; targets are on its device.
+
+        Raises:
+            FileNotFoundError: a scene has no annotation.
         """
         made = [self._reading(reading, tubelet) for reading in readings]
-        concepts, collisions, told, names = (torch.stack(parts) for parts in zip(*made, strict=True))
-        there, row, column = order[:, None, :, None], order[:, None, :, None], order[:, None, None, :]
+        concepts, collisions, told, names = (torch.stack(parts).to(order.device) for parts in zip(*made, strict=True))
+        row, column = order[:, None, :, None], order[:, None, None, :]
         return Grounding(
-            concepts.take_along_dim(there, 2),
+            concepts.take_along_dim(row, 2),
             collisions.take_along_dim(row, 2).take_along_dim(column, 3),
             told,
             names.take_along_dim(order[..., None], 1),
@@ -109,8 +102,8 @@ class Annotations:
 
     def _reading(self, reading: Reading, tubelet: int) -> Grounding:
         scene, frames = self._scene(reading.scene), reading.frames
-        step, span = len(frames) // tubelet, tubelet * frames.step
-        told = np.arange(1, step + 1) * span + frames.start <= VISIBLE_FRAMES
+        count, span = len(frames) // tubelet, tubelet * frames.step
+        told = np.arange(1, count + 1) * span + frames.start <= VISIBLE_FRAMES
         names = scene.names.copy()
         if reading.removed != NOTHING:
             told[:], names[reading.removed] = False, 0
@@ -119,10 +112,10 @@ class Annotations:
         concepts = np.concatenate(
             [names * in_view[..., None], np.stack([in_view, scene.moving[middle]], axis=-1)], axis=-1, dtype=np.float32
         )
-        collisions = np.zeros((step, *in_view.shape[1:] * 2), np.float32)
+        collisions = np.zeros((count, *in_view.shape[1:] * 2), np.float32)
         for frame, one, other in scene.collisions:
             place = (frame - frames.start) // span
-            if 0 <= place < step:
+            if 0 <= place < count:
                 collisions[place, [one, other], [other, one]] = 1
         return Grounding(*(torch.from_numpy(array) for array in (concepts, collisions, told, names)))
 
@@ -134,9 +127,8 @@ class Annotations:
     def _annotation(self, scene: int) -> _Scene:
         trajectory = self.data.trajectory(scene)
         facts = Facts.of(trajectory)
-        video = self.slots.read(scene, slice(0, VISIBLE_FRAMES))
-        holders = self.reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES)).tolist()
-        n_slots = video.shape[1]
+        holders = self.reader.holders_in(self.slots, scene, trajectory).tolist()
+        n_slots = self.slots.array.shape[2]
         names = np.zeros((n_slots, len(NAMES)), np.float32)
         in_view, moving = (np.zeros((VISIBLE_FRAMES, n_slots), bool) for _ in range(2))
         for item in facts.objects:

@@ -9,12 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import scene_states
 from cjepa_agent.rollout import WITHOUT
 from cjepa_agent.slot_reader import NO_SLOT, exact_reader, slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.executor import removed_object
 from envs.clevrer.questions.facts import Facts
 from envs.clevrer.questions.files import Json
@@ -31,6 +29,7 @@ class Intervened:
 
     Attributes:
         identity: what the predictions were made of, by slot.
+        reader: of these slots.
 
     Raises:
         FileNotFoundError: no such predictions there.
@@ -74,8 +73,7 @@ class Intervened:
         if all(question["question_type"] != "counterfactual" for question in questions):
             return [None] * len(questions)
         trajectory = self.data.trajectory(scene)
-        video = self.observed.read(scene, slice(0, VISIBLE_FRAMES))
-        facts, holders = Facts.of(trajectory), self.reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES))
+        facts, holders = Facts.of(trajectory), self.reader.holders_in(self.observed, scene, trajectory)
         return [
             self._slot(facts, holders, scene, question) if question["question_type"] == "counterfactual" else None
             for question in questions
