@@ -91,7 +91,8 @@ class CausalityBenchmark:
         aloe_seeds: with each of them ALOE learns to answer from each predictor's videos: predictive questions from the
             continued video, counterfactual ones from the video predicted without the object; none by default.
         aloe: its architecture.
-        vqa: what it learns from; ``intervened`` is replaced.
+        vqa: what it learns from, ``intervened`` is replaced; of more videos than ``vqa.limit`` of each split there are
+            no predictions, and no answers are scored.
         aloe_init: folder of a trained ALOE that all of these start from; none by default.
         aloe_trainer: its optimisation; its seed is replaced by ``aloe_seeds``.
         downstream: whether counterfactual questions read the observed video with only what the removal changes
@@ -248,7 +249,13 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
 
 def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal) -> None:
     """Write a predictor's videos, continued and without each object, beside its checkpoint."""
-    rolled = RolloutConfig(str(predictor / "checkpoint"), config.slots, predictor / CONTINUED)
+    rolled = RolloutConfig(
+        str(predictor / "checkpoint"),
+        config.slots,
+        predictor / CONTINUED,
+        splits=tuple(dict.fromkeys(("train", "validation", config.split))),
+        limit=config.vqa.limit,
+    )
     rollout(rolled)
     without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)
     rollout(replace(without, downstream=config.downstream))
@@ -260,7 +267,8 @@ def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str
     make_run(settings).fit()
     data, slots = Dataset(config.data), VideoSlots(settings.slots)
     intervened = Intervened(predictor / INTERVENED, data, slots)
-    asked = SlotQuestions(data.questions(config.split), slots, config.aloe.frames, intervened)
+    file = data.questions(config.split).first(config.vqa.limit)
+    asked = SlotQuestions(file, slots, config.aloe.frames, intervened)
     right = asked.right(predict(load(settings.out / "checkpoint"), asked))
     return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
 
@@ -297,8 +305,9 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _by_aloe(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Share of right answers by type, mean over ALOE's seeds."""
-    return {kind: float(np.mean([right[kind] for right in entry["aloe"]])) for kind in TYPES if entry["aloe"]}
+    """Share of right answers by type that is asked, mean over ALOE's seeds."""
+    asked = [kind for kind in TYPES if entry["aloe"] and entry["aloe"][0][kind]]
+    return {kind: float(np.mean([right[kind] for right in entry["aloe"]])) for kind in asked}
 
 
 def _right(entry: Mapping[str, Any], reader: str, kind: str) -> NDArray[np.float64]:

@@ -23,7 +23,8 @@ from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
-from envs.clevrer.dataset import Dataset
+from envs.clevrer.dataset import Dataset, split_of
+from envs.clevrer.questions.files import SPLITS
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
@@ -52,6 +53,8 @@ class RolloutConfig:
             the first frame, and objects that enter later must be foretold.
         downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
             each video from its beginning.
+        splits: of the data set, whose videos are continued.
+        limit: videos of each of these splits, from the first; 0 for all.
         batch: videos per call.
         device: ``cpu`` or ``cuda``.
     """
@@ -63,16 +66,30 @@ class RolloutConfig:
     remove: Removal | Literal["none"] = "none"
     data: Path | None = None
     downstream: bool = False
+    splits: tuple[str, ...] = SPLITS
+    limit: int = 0
     batch: int = 64
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.limit < 0:
+            raise ValueError(f"limit must be 0 or more, got {self.limit}")
+        if unknown := set(self.splits) - set(SPLITS):
+            raise ValueError(f"splits has {sorted(unknown)}; expected some of {list(SPLITS)}")
         if self.checkpoint == COPY and self.remove != "none":
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":
             raise ValueError("downstream=true asks what a removal changes; give remove=drop, empty or mask")
+
+    def scenes(self, source: VideoSlots) -> list[int]:
+        """Those of the slots that are continued; raises ValueError if there are none."""
+        by_split = ([scene for scene in source.scenes if split_of(scene) == split] for split in self.splits)
+        chosen = [scene for own in by_split for scene in own[: self.limit or None]]
+        if not chosen:
+            raise ValueError(f"{source.folder} has slots of no video of {list(self.splits)}")
+        return sorted(chosen)
 
 
 def rollout(config: RolloutConfig) -> None:
@@ -130,19 +147,20 @@ def _write(
     continuation: Continue,
 ) -> None:
     """Write the continuation of each video; a killed run starts again at the batch that it was at."""
-    done = VideoSlots.finished(out, identity, source.scenes)
+    chosen = config.scenes(source)
+    done = VideoSlots.finished(out, identity, chosen)
     autoencoder.copy(source.folder, out)
 
     def videos() -> Iterator[Tensor]:
-        bar = tqdm(total=len(source.scenes), initial=done, unit="video", mininterval=2.0, desc=out.name)
-        for first in range(done, len(source.scenes), config.batch):
-            scenes = source.scenes[first : first + config.batch]
+        bar = tqdm(total=len(chosen), initial=done, unit="video", mininterval=2.0, desc=out.name)
+        for first in range(done, len(chosen), config.batch):
+            scenes = chosen[first : first + config.batch]
             slots = torch.stack([source.read(scene) for scene in scenes])
             yield from continuation(slots.to(config.device)).cpu()
             bar.update(len(scenes))
 
     shape = (config.frames, *source.array.shape[2:])
-    VideoSlots.write(out, identity, source.scenes, shape, videos(), config.batch, source.array.dtype)
+    VideoSlots.write(out, identity, chosen, shape, videos(), config.batch, source.array.dtype)
 
 
 def _repeated(slots: Tensor, frames: int) -> Tensor:

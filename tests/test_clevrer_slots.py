@@ -426,6 +426,12 @@ class TestRollout:
         made = VideoSlots(tmp_path).array
         assert made.shape[1] == 140 and (made[:, 128:] == made[:, 127:128]).all()
 
+    def test_some_videos_alone(self, slots: Path, tmp_path: Path) -> None:
+        rollout(RolloutConfig("copy", slots, tmp_path, frames=128, splits=("validation", "train"), limit=1))
+        made, source = VideoSlots(tmp_path), VideoSlots(slots)
+        assert made.scenes == [0, 10000]
+        assert all(torch.equal(made.read(scene), source.read(scene)) for scene in made.scenes)
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -434,6 +440,9 @@ class TestRollout:
             ({"batch": 0}, "batch must be at least 1"),
             ({"checkpoint": "copy", "remove": "drop"}, "cannot tell what happens without"),
             ({"downstream": True}, "give remove=drop"),
+            ({"limit": -1}, "limit must be 0 or more"),
+            ({"splits": ("train", "exam")}, r"splits has \['exam'\]"),
+            ({"splits": ()}, "no video of"),
         ],
     )
     def test_refusals(self, slots: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:

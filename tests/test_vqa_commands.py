@@ -177,6 +177,14 @@ def test_rollouts_of_another_checkpoint_are_refused(trained: Path, data: Path, s
     assert "all" in task.run(replace(config, foreign_slots=True))
 
 
+def test_the_first_videos_alone(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
+    config = settings(trained, data, slots, tmp_path)
+    task.run(replace(config, episodes=1))
+    assert [scene["scene_index"] for scene in read_submission(tmp_path / "vqa_submission.json")] == [10000]
+    made = VQAStage(Dataset(data), VideoSlots(slots), TINY, VQATrainingConfig(limit=1), 0, {})
+    assert set(made.train.scene) == {0} and set(made.held_out.scene) == {10000}
+
+
 def test_missing_weights_are_named(data: Path, slots: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere is neither a checkpoint folder nor a Hub id"):
         task.run(settings(tmp_path / "nowhere", data, slots, tmp_path / "out"))

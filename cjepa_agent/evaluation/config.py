@@ -49,7 +49,8 @@ class EvaluateConfig:
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``, or scenes of
-            ``task=intervention``; null means 20, 50 for coverage and for each seed of ``task=released``, all scenes.
+            ``task=intervention`` and ``vqa``, from the first; null means 20, 50 for coverage and for each seed of
+            ``task=released``, all scenes.
         baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.

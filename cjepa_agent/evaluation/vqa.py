@@ -45,7 +45,7 @@ def run(config: EvaluateConfig) -> str:
     """
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
-    file = data.questions(config.split)
+    file = data.questions(config.split).first(config.episodes)
     examinee = None if config.submission else Examinee(config, data, file)
     entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []

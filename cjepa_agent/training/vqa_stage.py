@@ -37,16 +37,19 @@ class VQATrainingConfig:
         shuffle: put the slots of each video in a random order, the same in all of its frames, each time that it is read
             in training. Which slot an object is in means nothing; this is not in the published protocol.
         questions: of one video in a batch, or all where it has fewer, which share what is read of it; 1 as published.
+        limit: videos of each split, from the first, that are asked about; 0 for all.
     """
 
     videos: int = 200
     intervened: Path | None = None
     shuffle: bool = True
     questions: int = 1
+    limit: int = 0
 
     def __post_init__(self) -> None:
-        if self.videos < 0:
-            raise ValueError(f"vqa.videos must be 0 or more, got {self.videos}")
+        for name in ("videos", "limit"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"vqa.{name} must be 0 or more, got {getattr(self, name)}")
         if self.questions < 1:
             raise ValueError(f"vqa.questions must be positive, got {self.questions}")
 
@@ -79,8 +82,8 @@ class VQAStage:
         init: Path | None = None,
     ) -> None:
         intervened = Intervened(vqa.intervened, data, slots) if vqa.intervened else None
-        self.train = SlotQuestions(data.questions("train"), slots, config.frames, intervened)
-        held_out = data.questions("validation")
+        self.train = SlotQuestions(data.questions("train").first(vqa.limit), slots, config.frames, intervened)
+        held_out = data.questions("validation").first(vqa.limit)
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
         chosen = held_out.scenes[::every][: vqa.videos or None]
         self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)

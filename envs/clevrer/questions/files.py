@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class QuestionFile:
     path: Path
     scenes: list[Json]
     problems: list[str]
+
+    def first(self, scenes: int | None) -> QuestionFile:
+        """The same with the questions about so many of its first scenes; all for None or 0."""
+        return replace(self, scenes=self.scenes[: scenes or None])
 
 
 def scene_entry(scene_index: int, questions: Sequence[Candidate]) -> Json:
