@@ -110,12 +110,13 @@ def run(config: PlannersBenchmark) -> None:
     """Run what is missing in the file, then print the table and draw the plot."""
     path = Path(config.out) / "benchmark_planners.json"
     report = Report(path, config.identity(), "searches")
-    checkpoint, known, done = Checkpoint.from_pretrained(config.weights), searches(), report.entries
+    checkpoint, known = Checkpoint.from_pretrained(config.weights), searches()
     wanted = config.searches or tuple(known)
     for name in tqdm(wanted, unit="search"):
         settings = asdict(known[name])
-        if name not in done or done[name]["settings"] != settings:
+        if report.entries.get(name, {}).get("settings") != settings:
             report.add(name, {**measure(config, checkpoint, known[name]), "settings": settings})
+    done = report.entries
     rows = {name: done[name] for name in wanted}
     front = pareto_front({name: (row["predictions_per_episode"], row["success"]) for name, row in rows.items()})
     draw(rows, front, path.with_suffix(".png"))

@@ -22,13 +22,12 @@ OTHER_STAGES = ("encoder", "slot_training", "aloe", "vqa")  # settings that no p
 class Report:
     """Measurements by name, all of one configuration; the file is written after each.
 
+    Several processes may measure different things for one file: it is read again before each is begun or added.
+
     Args:
         path: the JSON file; what it holds is kept.
         config: settings that the measurements depend on.
         key: what the measurements are called in the file.
-
-    Attributes:
-        entries: measurements so far, as JSON gives them back.
 
     Raises:
         ValueError: the file holds measurements of another configuration.
@@ -37,18 +36,24 @@ class Report:
     def __init__(self, path: Path, config: Mapping[str, Any], key: str) -> None:
         self.path, self._key = path, key
         self._config = json.loads(json.dumps(config, default=plain))
-        found = read_json(path) if path.is_file() else {"config": self._config, key: {}}
+        _ = self.entries
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """Measurements in the file, as JSON gives them back."""
+        found = read_json(self.path) if self.path.is_file() else {"config": self._config, self._key: {}}
         if found.get("config") != self._config:
             raise ValueError(
-                f"{path} holds results of {found.get('config')}, these are {self._config}; "
+                f"{self.path} holds results of {found.get('config')}, these are {self._config}; "
                 f"give another out, or remove it"
             )
-        self.entries: dict[str, Any] = found[key]
+        entries: dict[str, Any] = found[self._key]
+        return entries
 
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add or replace a measurement and write the file."""
-        self.entries[name] = json.loads(json.dumps(entry, default=plain))
-        write_json(self.path, {"config": self._config, self._key: self.entries, "provenance": provenance()})
+        entries = {**self.entries, name: json.loads(json.dumps(entry, default=plain))}
+        write_json(self.path, {"config": self._config, self._key: entries, "provenance": provenance()})
 
     @property
     def source(self) -> str:
@@ -57,15 +62,27 @@ class Report:
 
     def missing(self, names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
         """Trainings that are not in the file, a seed of all names after the other."""
-        return [(name, seed) for seed in seeds for name in names if _key(name, seed) not in self.entries]
+        entries = self.entries
+        return [(name, seed) for seed in seeds for name in names if _key(name, seed) not in entries]
 
     def fill(
         self, names: Sequence[str], seeds: Sequence[int], measure: Callable[[str, int], Mapping[str, Any]]
     ) -> list[Any]:
-        """Measure what is missing; returns the entries of all trainings, name by name."""
+        """Measure what is missing; returns ``trainings(names)``."""
         for name, seed in tqdm(self.missing(names, seeds), unit="training"):
-            self.add(_key(name, seed), measure(name, seed))
-        return [self.entries[_key(name, seed)] for name in names for seed in seeds]
+            if self.missing([name], [seed]):
+                self.add(_key(name, seed), measure(name, seed))
+        return self.trainings(names)
+
+    def trainings(self, names: Sequence[str] = ()) -> list[Any]:
+        """The entries of all trainings in the file, name by name, those given first."""
+        entries = list(self.entries.values())
+        order = list(dict.fromkeys([*names, *(entry["system"] for entry in entries)]))
+        return sorted(entries, key=lambda entry: (order.index(entry["system"]), entry["training_seed"]))
+
+    def of(self, name: str, seed: int) -> Any:
+        """The entry of a training, None if it is not in the file."""
+        return self.entries.get(_key(name, seed))
 
 
 def _key(name: str, seed: int) -> str:

@@ -36,18 +36,37 @@ from configs.presets import preset
 
 UNMASKED = MaskConfig(count=0)
 IMAGE_WEIGHT = 1.0  # published for SlotFormer and for OCVP
+# Success on Push-T in %, arXiv 2602.11389: table 3, table A5 (a quarter and half of 4 objects hidden) and figure 3.
+PUBLISHED = {
+    "c-jepa-1": 88.67,
+    "c-jepa-2": 82.67,
+    "c-jepa-1-token": 84.67,
+    "c-jepa-2-token": 84.00,
+    "c-jepa-1-tube": 55.33,
+    "c-jepa-2-tube": 5.33,
+    "c-jepa-1-concat": 71.33,
+    "oc-jepa": 76.00,
+    "oc-dino-wm": 60.67,
+    "dino-wm": 91.33,
+}
 PAGE = """# C-JEPA beside other predictors of slots
 
-Written by `python -m benchmarks.systems`; settings, machine and all figures are in `{source}`. Each system was trained
-on the same slots with the same {samples:,} windows, optimiser and schedule, and planned the same {episodes} {split}
-pairs per rule with the same search. `dino-wm` predicts patch tokens of the same frames in place of slots, by default of
-a small encoder trained on these frames (DINO-WM's are 196 x 384, of DINOv2); it knows no block, so that all patches and
-proprioception are its goal. Success is in percent with Wilson 95 % intervals. The rollout error is that of slots on
-validation episodes as a share of the error of copying the first frame. Parameters are those of the predictor; tokens
-are those of one frame. Seconds are wall-clock time on a machine that may have had other work.
+Written by `python -m benchmarks.systems`. Each system was trained on the same slots, with the same optimiser and
+schedule, and planned the same {episodes} {split} pairs per rule with the same search. `dino-wm` predicts patch tokens
+of the same frames in place of slots, by default of a small encoder trained on these frames (DINO-WM's are 196 x 384, of
+DINOv2); it knows no block, so that all patches and proprioception are its goal. Success is in percent with Wilson 95 %
+intervals; they do not cover the training's randomness. The rollout error is that of slots on validation episodes as a
+share of the error of copying the first frame. Parameters are those of the predictor; tokens are those of one frame.
+Seconds are wall-clock time on a machine that may have had other work. The last column is C-JEPA's paper
+(arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`.
 
-{table}
+{sections}
 """
+SECTION = """## Equal {what}
+
+Settings, machine and all figures are in `{source}`.
+
+{table}"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,8 @@ class SystemsBenchmark:
     """Trains every system on the same samples and plans with each on the same pairs; a killed run resumes.
 
     Attributes:
+        seconds_of: a system as long as whose training all others are trained, too, at the pace that they had with equal
+            samples: that table must be there. By default all are trained with equal samples.
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
             ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
             ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-2-upto`` (0 to 2 objects, by
@@ -150,6 +171,7 @@ class SystemsBenchmark:
 
     PRESETS: ClassVar[dict[str, str]] = {"planner": "fast"}
 
+    seconds_of: str | None = None
     systems: tuple[str, ...] = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp", "dino-wm")
     training_seeds: tuple[int, ...] = (0,)
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
@@ -174,7 +196,7 @@ class SystemsBenchmark:
     page: Path = Path("docs/systems.md")
 
     def __post_init__(self) -> None:
-        for name in self.systems:
+        for name in (*self.systems, *filter(None, [self.seconds_of])):
             system(name, self.predictor)
         require_trainings("systems", self.systems, self.training_seeds)
         self.evaluation(self.systems[0], self.runs)
@@ -208,9 +230,31 @@ class SystemsBenchmark:
             slots=self.patches if chosen.patches else self.slots,
             out=self.runs,
             dynamics=self.dynamics,
-            trainer=replace(self.trainer, seed=seed),
+            trainer=replace(self.trainer, seed=seed, steps=self.steps(name, seed)),
         )
         return in_own_folder(chosen.of(settings), f"{name}-{seed}")
+
+    def steps(self, name: str, seed: int) -> int:
+        """How long a system is trained.
+
+        Raises:
+            ValueError: nothing tells how long steps of this system take, or of ``seconds_of``.
+        """
+        if self.seconds_of is None:
+            return self.trainer.steps
+        equal = replace(self, seconds_of=None).report()
+        own, other = (equal.of(wanted, seed) for wanted in (name, self.seconds_of))
+        if own is None or other is None:
+            raise ValueError(
+                f"{equal.path} does not tell how long {name} and {self.seconds_of} take, seed {seed}; "
+                "run the same command without seconds_of first"
+            )
+        return max(1, int(self.trainer.steps * other["training_seconds"] / own["training_seconds"]))
+
+    def report(self) -> Report:
+        """The file of the measurements."""
+        name = "benchmark_systems_seconds.json" if self.seconds_of else "benchmark_systems.json"
+        return Report(self.out / name, self.identity(), "systems")
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
@@ -222,20 +266,22 @@ class SystemsBenchmark:
 
 def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
-    report = Report(config.out / "benchmark_systems.json", config.identity(), "systems")
+    report = config.report()
     for name in {name for name, _ in report.missing(config.systems, config.training_seeds)}:
         check_slots(config, name)
-    entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
-    header, cells = table(entries)
-    text = PAGE.format(
-        source=report.source,
-        samples=config.trainer.steps * config.trainer.batch,
-        episodes=config.episodes,
-        split=config.split,
-        table=markdown_table(header, cells),
-    )
-    write_page(config.page, text)
+    header, cells = table(report.fill(config.systems, config.training_seeds, partial(measure, config)))
+    sections = [section(report, "samples" if config.seconds_of is None else "seconds", config.systems)]
+    if config.seconds_of:
+        sections.insert(0, section(replace(config, seconds_of=None).report(), "samples", config.systems))
+    page = PAGE.format(episodes=config.episodes, split=config.split, sections="\n\n".join(sections))
+    write_page(config.page, page)
     print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
+
+
+def section(report: Report, what: str, systems: Sequence[str]) -> str:
+    """The part of the page about one file, systems in a given order."""
+    shown = markdown_table(*table(report.trainings(systems)))
+    return SECTION.format(what=what, source=report.source, table=shown)
 
 
 def check_slots(config: SystemsBenchmark, name: str) -> None:
@@ -278,7 +324,7 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
         "image_weight": settings.dynamics.image_weight,
         "parameters": sum(p.numel() for p in model.predictor.parameters()),
         "frame_tokens": model.predictor.frame_tokens,
-        "samples": config.trainer.steps * config.trainer.batch,
+        "samples": settings.trainer.steps * settings.trainer.batch,
         "training_seconds": training.seconds,
         "rollout": rollout,
         "rows": [row.summary() for row in rows],
@@ -304,8 +350,10 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         f"rollout error, {blocks} blocks": f"{100 * entry['rollout'][f'against_copy_{blocks}']:.1f} %",
         "tokens x width": f"{entry['frame_tokens']} x {entry['predictor']['width']}",
         "parameters": f"{entry['parameters']:,}",
+        "samples": f"{entry['samples']:,}",
         "training, s": f"{entry['training_seconds']:.0f}",
         "s / solve": f"{seconds / solves:.3f}",
+        "published": f"{PUBLISHED[entry['system']]:.2f}" if entry["system"] in PUBLISHED else "",
     }
 
 

@@ -16,6 +16,7 @@ from tiny_model import SETTINGS
 
 from benchmarks import systems
 from benchmarks.causality import CausalityBenchmark
+from benchmarks.report import Report
 from benchmarks.systems import System, SystemsBenchmark, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
@@ -116,6 +117,44 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert "written to" in capsys.readouterr().out
     with pytest.raises(ValueError, match="give another out"):
         systems.run(replace(config, episodes=1))
+
+
+def test_equal_seconds_take_the_pace_of_equal_samples(data: Path, tmp_path: Path) -> None:
+    config = benchmark(data, runs=tmp_path / "runs", out=tmp_path, page=tmp_path / "systems.md")
+    config = replace(config, systems=("c-jepa-1", "ocvp"), rules=("released",))
+    with pytest.raises(ValueError, match="without seconds_of first"):
+        systems.run(replace(config, seconds_of="c-jepa-1"))
+    systems.run(config)
+    path = tmp_path / "benchmark_systems.json"
+    told = json.loads(path.read_text())
+    for name, seconds in (("c-jepa-1", 3.0), ("ocvp", 2.0)):
+        told["systems"][f"{name}, seed 0"]["training_seconds"] = seconds
+    path.write_text(json.dumps(told))
+    systems.run(replace(config, systems=("ocvp",), seconds_of="c-jepa-1"))
+    entries = json.loads((tmp_path / "benchmark_systems_seconds.json").read_text())["systems"]
+    assert [entry["samples"] for entry in entries.values()] == [6 * TRAINER.batch]
+    page = (tmp_path / "systems.md").read_text()
+    assert page.index("## Equal samples") < page.index("| c-jepa-1 | 0 |") < page.index("## Equal seconds")
+    assert page.count("| 88.67 |") == 1 and page.count("| ocvp | 0 |") == 2
+
+
+def test_processes_share_a_file(tmp_path: Path) -> None:
+    def process() -> Report:
+        return Report(tmp_path / "report.json", {"data": "walks"}, "systems")
+
+    one, other = process(), process()
+
+    def measured(name: str, seed: int) -> dict[str, object]:
+        if name == "slow":
+            other.fill(["quick", "late"], [0], lambda n, s: {"system": n, "training_seed": s, "by": "other"})
+        return {"system": name, "training_seed": seed, "by": "one"}
+
+    found = one.fill(["slow", "quick"], [0], measured)
+    assert [(entry["system"], entry["by"]) for entry in found] == [
+        ("slow", "one"),
+        ("quick", "other"),
+        ("late", "other"),
+    ]
 
 
 def test_systems_find_out_first_whether_there_is_what_they_train_on(data: Path, tmp_path: Path) -> None:
