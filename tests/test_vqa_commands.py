@@ -86,6 +86,7 @@ def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Pa
     assert len(lines) == sum(len(question.get("choices", [0])) for question in questions)
     right = sum(line["right"] == "1" for line in lines if line["type"] == "counterfactual")
     assert right == rows["type", "counterfactual", "choice"]["right"]
+    assert sum(by_given.get(truth, 0) for truth, by_given in report["confusion"]["counterfactual"].items()) == right
     page = (tmp_path / "vqa.html").read_text()
     assert "data:image/png" in page and "truth" in page
     # The submission that was written scores the same, and without a model.

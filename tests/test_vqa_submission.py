@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from clevrer_scenes import small_file
 
-from cjepa_agent.vqa.scores import accuracies
+from cjepa_agent.vqa.scores import accuracies, confusion
 from cjepa_agent.vqa.submission import grade, majority_submission, read_submission, submission
 
 Json = dict[str, Any]
@@ -37,6 +37,10 @@ def test_submissions_are_scored_by_hand(tmp_path: Path) -> None:
         ("predictive", "question"): (1, 2),
         ("predictive", "choice"): (3, 4),
         ("all", "question"): (2, 4),
+    }
+    assert confusion(graded) == {
+        "count": {"2": {"2": 1, "yes": 1}},
+        "predictive": {"correct": {"correct": 2}, "wrong": {"correct": 1, "wrong": 1}},
     }
     assert {row.name for row in accuracies(graded) if row.group == "subtype"} == {"count"}
     assert "how many objects are moving when the video ends" in {row.name for row in accuracies(graded)}

@@ -22,7 +22,7 @@ from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import CONFIG, find, load
 from cjepa_agent.vqa.data import CHOICES, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
-from cjepa_agent.vqa.scores import accuracies, table
+from cjepa_agent.vqa.scores import accuracies, confusion, table
 from cjepa_agent.vqa.submission import (
     Graded,
     grade,
@@ -41,7 +41,8 @@ def run(config: EvaluateConfig) -> str:
     """Answer or read answers, score them, write files to ``config.out``, return the table.
 
     Written are ``vqa_submission.json`` (a model's answers, in CLEVRER's form) and, where the right answers are known,
-    ``vqa.json`` (accuracies), ``vqa.csv`` (a line per question or choice) and ``vqa.html`` (the table, examples).
+    ``vqa.json`` (accuracies, confusions), ``vqa.csv`` (a line per question or choice) and ``vqa.html`` (the table,
+    examples).
     """
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
@@ -63,12 +64,13 @@ def run(config: EvaluateConfig) -> str:
         "config": config.record(),
         "model": examinee.record() if examinee else None,
         "accuracy": [row.summary() for row in rows],
+        "confusion": confusion(graded),
         "provenance": provenance(),
     }
     write_json(out / "vqa.json", report)
     write_csv(out / "vqa.csv", file.scenes, graded)
     media = write_examples(out, data, examinee.model, examinee.questions, file.scenes, graded) if examinee else []
-    details = {name: report[name] for name in ("config", "model", "provenance")}
+    details = {name: report[name] for name in ("confusion", "config", "model", "provenance")}
     page = write_page(out / "vqa.html", f"CLEVRER questions, {config.split}", header, cells, media, details)
     return f"{plain_table(header, cells)}\n\n{_listed([*written, out / 'vqa.json', out / 'vqa.csv', page])}"
 

@@ -1,7 +1,8 @@
-"""Accuracy of answers, per question and per choice, with intervals."""
+"""Accuracy of answers, per question and per choice, with intervals, and what is mistaken for what."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,23 @@ def _per_choice(group: str, name: str, mine: Sequence[Graded], theirs: Sequence[
     hits = [hit for item in mine for hit in item.hits]
     baseline = sum(hit for item in theirs for hit in item.hits) if theirs else None
     return Accuracy(group, name, "choice", len(hits), sum(hits), baseline)
+
+
+def confusion(graded: Sequence[Graded]) -> dict[str, dict[str, dict[str, int]]]:
+    """How often each answer was given where another one is right: of each subtype, or of each type without subtypes.
+
+    Returns:
+        By subtype, then by the right answer, then by the answer given; choices are counted one by one.
+    """
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for item in graded:
+        own = counts.setdefault(item.subtype or item.type, {})
+        for given, expected in zip(item.given, item.expected, strict=True):
+            own.setdefault(expected, Counter())[given] += 1
+    return {
+        name: {expected: dict(sorted(by_given.items())) for expected, by_given in sorted(own.items())}
+        for name, own in sorted(counts.items())
+    }
 
 
 def table(rows: Sequence[Accuracy]) -> tuple[list[str], list[list[str]]]:
