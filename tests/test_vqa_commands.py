@@ -162,6 +162,7 @@ def test_training_goes_on_from_trained_weights(trained: Path, data: Path, slots:
     for name, weight in started.model.state_dict().items():
         assert torch.equal(weight, before.state_dict()[name])
     assert started.recipe["init"]["command"]["stage"] == "vqa"
+    assert start(replace(before.config, dropout=0.5)).model.config.dropout == 0.5
     with pytest.raises(ValueError, match="init is .*set the same aloe="):
         start(replace(before.config, layers=3))
 

@@ -64,7 +64,8 @@ class VQAStage:
         vqa: how to validate.
         seed: of the initial weights, and of dropout.
         recipe: kept with the weights as the record of the training.
-        init: folder of a trained ALOE of the same architecture to train on, None for random weights.
+        init: folder of a trained ALOE of the same architecture to train on, whatever its dropout; None for random
+            weights.
 
     Raises:
         FileNotFoundError: nothing to start from there, or no encoder belongs to slots that are to be grounded.
@@ -97,7 +98,8 @@ class VQAStage:
             self.annotations = Annotations(data, slots, reader)
         if init:
             before = load(init)
-            found, expected = ((m.config, m.n_slots, m.slot_dim) for m in (before, self.model))
+            found = replace(before.config, dropout=config.dropout), before.n_slots, before.slot_dim
+            expected = config, self.model.n_slots, self.model.slot_dim
             if found != expected:
                 raise ValueError(f"init is {found}, asked for is {expected}; set the same aloe=, or other slots")
             self.model.load_state_dict(before.state_dict())
