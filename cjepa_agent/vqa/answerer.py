@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -98,13 +98,17 @@ class Answerer(nn.Module, ABC):
         config: sizes; weights start random.
         slots: S.
         slot_dim: D.
+
+    Attributes:
+        activation: of the hidden layer of both read-outs, ReLU as published.
     """
+
+    activation: ClassVar[type[nn.Module]] = nn.ReLU
 
     def __init__(self, config: AnswererConfig, slots: int, slot_dim: int) -> None:
         super().__init__()
         self.config, self.n_slots, self.slot_dim = config, slots, slot_dim
-        self.answer_head = _head(config, len(ANSWER_VOCABULARY))
-        self.choice_head = _head(config, 1)
+        self.answer_head, self.choice_head = self._head(len(ANSWER_VOCABULARY)), self._head(1)
 
     @property
     @abstractmethod
@@ -136,9 +140,9 @@ class Answerer(nn.Module, ABC):
         tubelets: Tensor = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         return tubelets
 
-
-def _head(config: AnswererConfig, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(config.width, config.head), nn.ReLU(), nn.Linear(config.head, outputs))
+    def _head(self, outputs: int) -> nn.Sequential:
+        width, hidden = self.config.width, self.config.head
+        return nn.Sequential(nn.Linear(width, hidden), self.activation(), nn.Linear(hidden, outputs))
 
 
 def losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:

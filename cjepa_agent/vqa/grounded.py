@@ -79,6 +79,9 @@ class Perception(nn.Module):
 class GroundedALOE(Answerer):
     """A transformer over slots, each a token of what was perceived of it, words and [CLS]; see ``Answerer``."""
 
+    # Choices are noise until perception works, and by then most of the read-out's ReLUs were dead.
+    activation = nn.GELU
+
     def __init__(self, config: GroundedALOEConfig, slots: int, slot_dim: int) -> None:
         super().__init__(config, slots, slot_dim)
         width = config.width
