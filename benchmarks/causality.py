@@ -48,13 +48,13 @@ Written by `python -m benchmarks.causality`; settings, machine and all figures a
 
 Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
-in nothing but n hidden objects. Scored is the {split} split: each scene is predicted from its beginning, as it is and
-once without each object (`removal={removal}`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told
-in `cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over
-scenes; questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where
-ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in
-training and here.
+in nothing but n hidden objects, `-upto` in every number up to n, by chance. Scored are {scenes} scenes of the {split}
+split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`), and compared
+with the physics run again; *downstream* is the observed video with only what the removal changes predicted
+(`cjepa_agent.rollout.downstream`). What each column means is told in `cjepa_agent.evaluation.intervention`. Errors are
+in object radii, means over objects with 95 % intervals over scenes; questions are answered from predicted collisions,
+without ALOE, per question with Wilson 95 % intervals. Where ALOE was trained, too (`aloe_seeds`), it read
+counterfactual questions from the video predicted without the object, in training and here.
 
 {table}
 
@@ -212,6 +212,7 @@ def run(config: CausalityBenchmark) -> None:
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,
         split=config.split,
+        scenes=entries[0]["scenes"],
         removal=config.removal,
         table=markdown_table(header, cells),
         references=references(entries[0]),
