@@ -21,7 +21,7 @@ from cjepa_agent.vqa.answerer import losses, predict
 from cjepa_agent.vqa.checkpoint import load, save
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading, SlotQuestions
 from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
-from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, mentions
+from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, holding, mentions
 from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.vocabulary import encode_question
@@ -158,9 +158,20 @@ def test_answers_do_not_change_what_is_perceived(data: Path) -> None:
     assert all(weight.grad is None for weight in model.perception.parameters())
     assert model.summary.weight.grad is not None
     grounding = grounding_of(data, *(Reading(s, NOTHING, range(0, 128, 4)) for s in (0, 1, 2)))
-    terms = grounding_losses(model(*batch[:4]), batch.words, batch.owner, grounding)
+    terms = grounding_losses(model(*batch[:4]), batch, grounding)
     (terms["concepts"] + terms["collisions"]).backward()
     assert all(weight.grad is not None for weight in model.perception.parameters())
+
+
+def test_what_a_choice_says_holds_or_not_whatever_is_asked(data: Path) -> None:
+    file = Dataset(data).questions("train")
+    expected = [
+        (choice["answer"] == "correct") != ("negate" in question["program"])
+        for scene in file.scenes for question in scene["questions"] for choice in question.get("choices", [])
+    ]  # fmt: skip
+    batch = whole_batch(data)
+    found = holding(batch)[~batch.descriptive]
+    assert found.tolist() == expected and not torch.equal(found.long(), batch.target[~batch.descriptive])
 
 
 def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data: Path) -> None:

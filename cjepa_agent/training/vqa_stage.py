@@ -139,7 +139,7 @@ class VQAStage:
         terms = losses(logits, asked)
         if self.annotations:
             grounding = self.annotations.of(asked.readings, self.model.config.tubelet, order)
-            grounded = grounding_losses(logits, asked.words, asked.owner, grounding)
+            grounded = grounding_losses(logits, asked, grounding)
             terms = {**terms, **grounded, "total": terms["total"] + sum(grounded.values())}
         return terms
 

@@ -83,12 +83,14 @@ class Logits(NamedTuple):
         mentioned: (I, L, S) that a word names the object of a slot, of the first L words; None from models that are
             not asked.
         perceived: of the readings; None likewise.
+        holds: (I,) that what a choice says is so, also where the question asks for what is not; None likewise.
     """
 
     answer: Tensor
     correct: Tensor
     mentioned: Tensor | None = None
     perceived: Perceived | None = None
+    holds: Tensor | None = None
 
 
 class Answerer(nn.Module, ABC):

@@ -1,9 +1,11 @@
 """ALOE with grounding: what a video shows is perceived before words are read, and words are told what they name.
 
-Three things differ from ALOE, none of which is published for it. A transformer over slots and time perceives names,
+Four things differ from ALOE, none of which is published for it. A transformer over slots and time perceives names,
 motion and collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``); a slot's token holds what
 was perceived of it over the video. Slots do not attend to words (the fully visible prefix of arXiv 1910.10683), so that
-a video is read once for all of its questions. And words learn which slots they name, as in MDETR (arXiv 2104.12763).
+a video is read once for all of its questions. Words learn which slots they name, as in MDETR (arXiv 2104.12763). And a
+third read-out learns whether what a choice says is so, also where the question asks what is *not* so: right and wrong
+are the exclusive or of both, of which neither tells anything on its own.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class GroundedALOE(Answerer):
         self.parts, self.positions, self.cls = _embedding(2, width), _embedding(TEXT, width), _embedding(1, width)
         self.blocks = _blocks(config, config.layers)
         self.norm = nn.LayerNorm(width)
+        self.holds_head = self._head(1)
         self.naming, self.named = nn.Linear(width, PAIR_WIDTH), nn.Linear(width, PAIR_WIDTH)
 
     @property
@@ -104,7 +107,8 @@ class GroundedALOE(Answerer):
         """See ``Answerer``."""
         perceived, mentioned, tokens, seen = self._before_last(slots, words, owner, descriptive)
         summary = self.norm(self._last(tokens, 1, seen)[:, 0])
-        return Logits(self.answer_head(summary), self.choice_head(summary).squeeze(-1), mentioned, perceived)
+        correct, holds = self.choice_head(summary).squeeze(-1), self.holds_head(summary).squeeze(-1)
+        return Logits(self.answer_head(summary), correct, mentioned, perceived, holds)
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:

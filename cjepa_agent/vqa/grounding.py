@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cjepa_agent.slot_reader import NO_SLOT, SlotReader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Logits
-from cjepa_agent.vqa.data import NOTHING, Reading
+from cjepa_agent.vqa.data import NOTHING, Batch, Reading
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.facts import Facts, shown_collisions
@@ -164,16 +164,21 @@ def mentions(words: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
     return has_all & is_name[..., None], is_name
 
 
-def grounding_losses(logits: Logits, words: Tensor, owner: Tensor, grounding: Grounding) -> dict[str, Tensor]:
-    """Binary cross-entropies of concepts, collisions and mentioned objects.
+def holding(asked: Batch) -> Tensor:
+    """(I,) float: whether what a choice says is so; of a question with "not" the wrong choices are."""
+    negated = (asked.words == QUESTION_VOCABULARY["not"]).any(1)
+    return (asked.target.bool() ^ negated).float()
+
+
+def grounding_losses(logits: Logits, asked: Batch, grounding: Grounding) -> dict[str, Tensor]:
+    """Binary cross-entropies of concepts, collisions, mentioned objects, and of what choices say.
 
     Args:
         logits: of a model that perceives.
-        words: (I, 32) see ``Batch``.
-        owner: (I,) likewise.
+        asked: what it was asked, with answers.
         grounding: targets.
     """
-    if logits.perceived is None or logits.mentioned is None:
+    if logits.perceived is None or logits.mentioned is None or logits.holds is None:
         raise ValueError("this model does not tell what it perceives")
     told = grounding.told
     slots = grounding.names.shape[1]
@@ -181,11 +186,13 @@ def grounding_losses(logits: Logits, words: Tensor, owner: Tensor, grounding: Gr
     collisions, happened = (
         values[told][:, first, second] for values in (logits.perceived.collisions, grounding.collisions)
     )
-    named, is_name = mentions(words[:, : logits.mentioned.shape[1]], grounding.names[owner])
+    named, is_name = mentions(asked.words[:, : logits.mentioned.shape[1]], grounding.names[asked.owner])
+    choice = ~asked.descriptive
     return {
         "concepts": _cross_entropy(logits.perceived.concepts[told], grounding.concepts[told]),
         "collisions": _cross_entropy(collisions, happened, RARITY),
         "mentions": _cross_entropy(logits.mentioned[is_name], named[is_name].float()),
+        "holds": _cross_entropy(logits.holds[choice], holding(asked)[choice]),
     }
 
 
