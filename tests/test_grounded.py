@@ -184,6 +184,8 @@ def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data
     one.collisions[:, 3, 1, 4] = one.collisions[:, 3, 4, 1] = 30.0
     changed = (model._objects(none) - model._objects(one)).abs().sum(-1) > 1e-6
     assert changed[:, [1, 4]].all() and not changed[:, [0, 2, 3, 5, 6]].any()
+    told = [changed[:, 7 + pair].all() for pair in range(21)]
+    assert told == [bool({1, 4} & {i, j}) for i in range(7) for j in range(i + 1, 7)]
 
 
 def test_attention_is_that_of_cls_in_the_last_layer(data: Path) -> None:

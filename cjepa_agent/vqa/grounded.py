@@ -1,8 +1,8 @@
 """ALOE with grounding: what a video shows is perceived before words are read, and words are told what they name.
 
 Four things differ from ALOE, none of which is published for it. A transformer over slots and time perceives names,
-motion and collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``); a slot's token holds what
-was perceived of it over the video. Slots do not attend to words (the fully visible prefix of arXiv 1910.10683), so that
+motion and collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``); the tokens of a slot and of
+a pair of slots hold what was perceived of them over the video. Slots do not attend to words (the fully visible prefix of arXiv 1910.10683), so that
 a video is read once for all of its questions. Words learn which slots they name, as in MDETR (arXiv 2104.12763). And a
 third read-out learns whether what a choice says is so, also where the question asks what is *not* so: right and wrong
 are the exclusive or of both, of which neither tells anything on its own.
@@ -79,7 +79,7 @@ class Perception(nn.Module):
 
 
 class GroundedALOE(Answerer):
-    """A transformer over slots, each a token of what was perceived of it, words and [CLS]; see ``Answerer``."""
+    """A transformer over slots and pairs of slots, as they were perceived, words and [CLS]; see ``Answerer``."""
 
     # Choices are noise until perception works, and by then most of the read-out's ReLUs were dead.
     activation = nn.GELU
@@ -90,6 +90,8 @@ class GroundedALOE(Answerer):
         self.perception = Perception(config, slots, slot_dim)
         self.summary = nn.Linear(config.steps * (width + 2 * len(CONCEPTS)), width)
         self.slot = _embedding(slots, width)
+        self.pair = nn.Linear(width + config.steps, width)
+        self.first, self.second = torch.triu_indices(slots, slots, offset=1).tolist()
         self.words = nn.Embedding(len(QUESTION_VOCABULARY), width)
         nn.init.normal_(self.words.weight, std=0.5)
         self.parts, self.positions, self.cls = _embedding(2, width), _embedding(TEXT, width), _embedding(1, width)
@@ -123,17 +125,18 @@ class GroundedALOE(Answerer):
     def _before_last(
         self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor
     ) -> tuple[Perceived, Tensor, Tensor, Tensor]:
-        """What is perceived and mentioned, and the last block's tokens (I, S + L + 1, width) and which are no padding.
+        """What is perceived and mentioned, and the last block's tokens (I, M, width) and which are no padding.
 
-        They are those of slots, of the L words of the longest text, and [CLS].
+        They are those of slots, of pairs of slots, of the L words of the longest text, and [CLS].
         """
         perceived = self.perception(self.tubelets(slots))
         text = self._text(words, descriptive)
-        seen = F.pad(words[:, : text.shape[1] - 1] != 0, (self.n_slots, 1), value=True)
         objects = self._objects(perceived)
+        seen = F.pad(words[:, : text.shape[1] - 1] != 0, (objects.shape[1], 1), value=True)
         half = (len(self.blocks) + 1) // 2
         objects, text = self._read(self.blocks[:half], objects, owner, text, seen)
-        mentioned = self.naming(text[:, :-1]) @ self.named(objects)[owner].transpose(1, 2) * PAIR_WIDTH**-0.5
+        named = self.named(objects[:, : self.n_slots])[owner]
+        mentioned = self.naming(text[:, :-1]) @ named.transpose(1, 2) * PAIR_WIDTH**-0.5
         objects, text = self._read(self.blocks[half:-1], objects, owner, text, seen)
         return perceived, mentioned, torch.cat([objects[owner], text], dim=1), seen
 
@@ -146,14 +149,20 @@ class GroundedALOE(Answerer):
         return objects, text
 
     def _objects(self, perceived: Perceived) -> Tensor:
-        """Tokens (V, S, width) of slots: what was perceived of each, and of those that it collided with."""
+        """Tokens (V, S + S (S - 1) / 2, width) of slots and of pairs of them.
+
+        A slot's holds what was perceived of it, and of those that it collided with; a pair's what its two slots' hold,
+        and when they collided: a text that names both finds in one place whether they did.
+        """
         concepts = perceived.concepts.sigmoid()
         itself = torch.eye(self.n_slots, dtype=torch.bool, device=concepts.device)
         partners = perceived.collisions.sigmoid().masked_fill(itself, 0) @ concepts
         # What is perceived is learned from annotations alone, and answers are learned from it as it is.
         known = torch.cat([perceived.tokens, concepts, partners], dim=-1).detach()
-        tokens: Tensor = self.summary(known.transpose(1, 2).flatten(2)) + self.slot
-        return tokens
+        tokens = self.summary(known.transpose(1, 2).flatten(2)) + self.slot
+        collided = perceived.collisions.sigmoid()[:, :, self.first, self.second].detach().transpose(1, 2)
+        pairs = self.pair(torch.cat([tokens[:, self.first] + tokens[:, self.second], collided], dim=-1))
+        return torch.cat([tokens, pairs], dim=1)
 
     def _text(self, words: Tensor, descriptive: Tensor) -> Tensor:
         """Tokens (I, L + 1, width) of words up to the last of the longest text, and [CLS]."""
