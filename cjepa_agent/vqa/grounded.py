@@ -2,10 +2,10 @@
 
 Four things differ from ALOE, none of which is published for it. A transformer over slots and time perceives names,
 motion and collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``); the tokens of a slot and of
-a pair of slots hold what was perceived of them over the video. Slots do not attend to words (the fully visible prefix of arXiv 1910.10683), so that
-a video is read once for all of its questions. Words learn which slots they name, as in MDETR (arXiv 2104.12763). And a
-third read-out learns whether what a choice says is so, also where the question asks what is *not* so: right and wrong
-are the exclusive or of both, of which neither tells anything on its own.
+a pair of slots hold what was perceived of them over the video. These do not attend to words (the fully visible prefix
+of arXiv 1910.10683), so that a video is read once for all of its questions. Words learn which slots they name, as in
+MDETR (arXiv 2104.12763). And a third read-out learns whether what a choice says is so, also where the question asks
+what is *not* so: right and wrong are the exclusive or of both, of which neither tells anything on its own.
 """
 
 from __future__ import annotations
