@@ -24,7 +24,7 @@ from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
 from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, holding, mentions
 from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.questions.vocabulary import encode_question
+from envs.clevrer.questions.vocabulary import QUESTION_WORDS, encode_question
 
 TINY = GroundedALOEConfig(layers=3, heads=2, width=32, mlp=64, head=32, frames=32, tubelet=4, perception=2)
 SCENES = [0, 1, 2, 10000, 10001]
@@ -93,6 +93,31 @@ def test_targets_follow_the_slots(data: Path) -> None:
         assert torch.equal(moved.names[0, place], plain.names[0, slot])
         for other_place, other in enumerate(order[0].tolist()):
             assert torch.equal(moved.collisions[0, :, place, other_place], plain.collisions[0, :, slot, other])
+
+
+def test_causes_answer_explanatory_questions(data: Path) -> None:
+    file = Dataset(data).questions("train")
+    only = [
+        {**scene, "questions": [q for q in scene["questions"] if q["question_type"] == "explanatory"]}
+        for scene in file.scenes
+    ]  # fmt: skip
+    asked = SlotQuestions(replace(file, scenes=only), VideoSlots(data / "slots"), TINY.frames)
+    batch = asked.batch(np.arange(len(asked)))
+    order = torch.rand(len(batch.slots), 7, generator=torch.Generator().manual_seed(0)).argsort(1)
+    truth = grounding_of(data, *batch.readings, order=order)
+    named, _ = mentions(batch.words, truth.names[batch.owner])
+    effect, cause = named[:, :QUESTION_WORDS].any(1), named[:, QUESTION_WORDS:].any(1)
+    leads = [
+        bool(truth.causes[owner, int(one), int(other), int(first), int(second)])
+        for owner, (one, other), (first, second) in zip(batch.owner, _ends(effect), _ends(cause), strict=True)
+    ]
+    assert leads == holding(batch).bool().tolist()
+    assert 0 < sum(leads) < len(leads)
+
+
+def _ends(named: Tensor) -> list[tuple[int, int]]:
+    """Both slots that are named, twice the same if it is one."""
+    return [(slots[0], slots[-1]) for slots in (row.nonzero().flatten().tolist() for row in named)]
 
 
 def test_annotations_tell_nothing_of_predictions(data: Path) -> None:
@@ -181,8 +206,9 @@ def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data
     assert torch.allclose(perceived.collisions, perceived.collisions.transpose(-1, -2), atol=1e-5)
     none = perceived._replace(collisions=torch.full_like(perceived.collisions, -30.0))
     one = none._replace(collisions=none.collisions.clone())
+    tubelets = model.tubelets(batch.slots)
     one.collisions[:, 3, 1, 4] = one.collisions[:, 3, 4, 1] = 30.0
-    changed = (model._objects(none) - model._objects(one)).abs().sum(-1) > 1e-6
+    changed = (model._objects(tubelets, none) - model._objects(tubelets, one)).abs().sum(-1) > 1e-6
     assert changed[:, [1, 4]].all() and not changed[:, [0, 2, 3, 5, 6]].any()
     told = [changed[:, 7 + pair].all() for pair in range(21)]
     assert told == [bool({1, 4} & {i, j}) for i in range(7) for j in range(i + 1, 7)]
@@ -194,7 +220,8 @@ def test_attention_is_that_of_cls_in_the_last_layer(data: Path) -> None:
     assert weights.shape == (len(batch.words), 1, 7)
     assert (weights > 0).all() and (weights.sum((1, 2)) < 1).all()
     # Where [CLS] looks at a slot alone, what the others hold does not matter to it.
-    _, _, tokens, seen = model._before_last(*batch[:4])
+    _, _, objects, text, seen = model._before_last(*batch[:4])
+    tokens = torch.cat([objects[batch.owner], text], dim=1)
     only = torch.zeros_like(seen)
     only[:, 2] = True
     looked = model._last.attention(tokens, only)

@@ -80,10 +80,11 @@ class Logits(NamedTuple):
     Attributes:
         answer: (I, 22) over answers, meant for descriptive questions.
         correct: (I,) that a choice is correct.
-        mentioned: (I, L, S) that a word names the object of a slot, of the first L words; None from models that are
-            not asked.
+        mentioned: (I, 32, S) that a word names the object of a slot; None from models that are not asked.
         perceived: of the readings; None likewise.
         holds: (I,) that what a choice says is so, also where the question asks for what is not; None likewise.
+        causes: (V, N, N) that something (columns) leads to an event (rows), both by the nodes of
+            ``cjepa_agent.vqa.grounding.nodes``; None likewise.
     """
 
     answer: Tensor
@@ -91,6 +92,7 @@ class Logits(NamedTuple):
     mentioned: Tensor | None = None
     perceived: Perceived | None = None
     holds: Tensor | None = None
+    causes: Tensor | None = None
 
 
 class Answerer(nn.Module, ABC):
@@ -110,7 +112,8 @@ class Answerer(nn.Module, ABC):
     def __init__(self, config: AnswererConfig, slots: int, slot_dim: int) -> None:
         super().__init__()
         self.config, self.n_slots, self.slot_dim = config, slots, slot_dim
-        self.answer_head, self.choice_head = self._head(len(ANSWER_VOCABULARY)), self._head(1)
+        self.answer_head = self._head(self.answer_width, len(ANSWER_VOCABULARY))
+        self.choice_head = self._head(self.choice_width, 1)
 
     @property
     @abstractmethod
@@ -142,9 +145,19 @@ class Answerer(nn.Module, ABC):
         tubelets: Tensor = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         return tubelets
 
-    def _head(self, outputs: int) -> nn.Sequential:
-        width, hidden = self.config.width, self.config.head
-        return nn.Sequential(nn.Linear(width, hidden), self.activation(), nn.Linear(hidden, outputs))
+    @property
+    def answer_width(self) -> int:
+        """Numbers that answers are read from."""
+        return self.config.width
+
+    @property
+    def choice_width(self) -> int:
+        """Numbers that choices are read from."""
+        return self.config.width
+
+    def _head(self, inputs: int, outputs: int) -> nn.Sequential:
+        hidden = self.config.head
+        return nn.Sequential(nn.Linear(inputs, hidden), self.activation(), nn.Linear(hidden, outputs))
 
 
 def losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
