@@ -89,15 +89,27 @@ class Block(nn.Module):
         )
         self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU("tanh"), nn.Linear(mlp, width))
 
-    def forward(self, x: Tensor, read: int, seen: Tensor | None = None) -> Tensor:
-        """Update the last ``read`` of the cells (B, L, width) from those ``seen``, (B, L), or all: (B, read, width)."""
+    def forward(self, x: Tensor, read: int, seen: Tensor | None = None, others: Tensor | None = None) -> Tensor:
+        """Update the last ``read`` of the cells (B, L, width): (B, read, width).
+
+        They look at the M ``others``, of which keys and values (B, M, 2 width) are given, and at all L cells; or at
+        those of both that are ``seen``, (B, M + L).
+        """
         inputs = self.norm_attention(x)
         x = x[:, -read:]
         query = self.query(inputs[:, -read:]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(inputs).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key_value = self.key_value(inputs)
+        if others is not None:
+            key_value = torch.cat([others, key_value], dim=1)
+        key, value = key_value.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = attend(query, key, value, None if seen is None else seen[:, None, None])
         x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
         return x + self._drop(self.mlp(self.norm_mlp(x)))
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """What cells (B, L, width) hold for others to look at, (B, L, 2 width)."""
+        held: Tensor = self.key_value(self.norm_attention(x))
+        return held
 
     def attention(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Weights (B, heads, L, L) with which cells (B, L, width) look at those ``seen``, (B, L), queries first."""

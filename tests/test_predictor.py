@@ -8,7 +8,7 @@ import torch
 from cjepa_agent.latent import Latent
 from cjepa_agent.losses import cjepa_loss, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
+from cjepa_agent.predictor import Block, MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
 
 S, D, P, A = 4, 16, 3, 6
 
@@ -346,3 +346,13 @@ class TestPredictor:
         copies = past.slots.clone(), past.proprio.clone(), actions.clone()
         make_predictor()(past, actions, torch.ones(2, 3, S, dtype=torch.bool))
         assert all(torch.equal(a, b) for a, b in zip((past.slots, past.proprio, actions), copies, strict=True))
+
+
+@torch.no_grad()
+def test_cells_look_at_others_by_their_keys_and_values_alone() -> None:
+    torch.manual_seed(0)
+    block, cells, others = Block(16, 2, 32, 0.0), torch.randn(3, 5, 16), torch.randn(3, 4, 16)
+    seen = torch.rand(3, 9) > 0.3
+    seen[:, 4] = True
+    expected = block(torch.cat([others, cells], dim=1), 5, seen)
+    assert torch.allclose(block(cells, 5, seen, block.keys_values(others)), expected, atol=1e-6)

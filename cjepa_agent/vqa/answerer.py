@@ -112,7 +112,7 @@ class Answerer(nn.Module, ABC):
     def __init__(self, config: AnswererConfig, slots: int, slot_dim: int) -> None:
         super().__init__()
         self.config, self.n_slots, self.slot_dim = config, slots, slot_dim
-        self.answer_head = self._head(self.answer_width, len(ANSWER_VOCABULARY))
+        self.answer_head = self._head(config.width, len(ANSWER_VOCABULARY))
         self.choice_head = self._head(self.choice_width, 1)
 
     @property
@@ -144,11 +144,6 @@ class Answerer(nn.Module, ABC):
             slots = torch.zeros_like(slots)
         tubelets: Tensor = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         return tubelets
-
-    @property
-    def answer_width(self) -> int:
-        """Numbers that answers are read from."""
-        return self.config.width
 
     @property
     def choice_width(self) -> int:

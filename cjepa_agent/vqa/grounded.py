@@ -11,7 +11,7 @@ so: right and wrong are the exclusive or of both, of which neither tells anythin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -26,7 +26,6 @@ from cjepa_agent.vqa.grounding import CONCEPTS, NAME_OF_WORD, NO_NAME, nodes
 from envs.clevrer.questions.vocabulary import QUESTION_VOCABULARY, QUESTION_WORDS
 
 PAIR_WIDTH = 32
-SELECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -103,16 +102,9 @@ class GroundedALOE(Answerer):
         self.norm = nn.LayerNorm(width)
         self.holds_head = self._head(self.choice_width, 1)
         self.naming, self.named = nn.Linear(width, PAIR_WIDTH), nn.Linear(width, PAIR_WIDTH)
-        self.wanted, self.offered = (nn.Linear(width, SELECTIONS * PAIR_WIDTH) for _ in range(2))
-        self.content, self.scarcity = nn.Linear(width, PAIR_WIDTH), nn.Parameter(torch.full((SELECTIONS, 1), -2.0))
         self.effect, self.cause = nn.Linear(width, width), nn.Linear(width, width)
         self.rarity = nn.Parameter(torch.tensor(-3.0))
         self.register_buffer("is_name", NAME_OF_WORD != NO_NAME, persistent=False)
-
-    @property
-    def answer_width(self) -> int:
-        """See ``Answerer``."""
-        return self.config.width + SELECTIONS * (1 + PAIR_WIDTH)
 
     @property
     def choice_width(self) -> int:
@@ -127,14 +119,12 @@ class GroundedALOE(Answerer):
     def forward(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Logits:
         """See ``Answerer``."""
         perceived, mentioned, objects, text, seen = self._before_last(slots, words, owner, descriptive)
-        tokens = torch.cat([objects[owner], text], dim=1)
-        summary = self.norm(self._last(tokens, 1, seen)[:, 0])
+        summary = self.norm(self._last(text, 1, seen, self._last.keys_values(objects)[owner])[:, 0])
         objects = self.norm(objects)
         causes = self.effect(objects) @ self.cause(objects).transpose(1, 2) * self.config.width**-0.5 + self.rarity
         told = torch.cat([summary, self._of_named(objects, causes, owner, words, mentioned)], dim=-1)
         correct, holds = self.choice_head(told).squeeze(-1), self.holds_head(told).squeeze(-1)
-        answer = self.answer_head(torch.cat([summary, self._selected(summary, objects, owner)], dim=-1))
-        return Logits(answer, correct, mentioned, perceived, holds, causes)
+        return Logits(self.answer_head(summary), correct, mentioned, perceived, holds, causes)
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
@@ -159,25 +149,15 @@ class GroundedALOE(Answerer):
         text, is_text, places = self._text(words, descriptive)
         objects = self._objects(tubelets, perceived)
         seen = F.pad(is_text, (objects.shape[1], 0), value=True)
-        half = (len(self.blocks) + 1) // 2
-        objects, text = self._read(self.blocks[:half], objects, owner, text, seen)
+        blocks = cast(Sequence[Block], self.blocks)
+        half = (len(blocks) + 1) // 2
+        objects, text = self._read(blocks[:half], objects, owner, text, seen)
         named = self.named(objects[:, : self.n_slots])[owner]
         naming = self.naming(text[:, :-1]) @ named.transpose(1, 2) * PAIR_WIDTH**-0.5
         mentioned = naming.new_zeros(*words.shape, self.n_slots)
         mentioned = mentioned.scatter(1, places[..., None].expand_as(naming), naming)
-        objects, text = self._read(self.blocks[half:-1], objects, owner, text, seen)
+        objects, text = self._read(blocks[half:-1], objects, owner, text, seen)
         return perceived, mentioned, objects, text, seen
-
-    def _selected(self, summary: Tensor, objects: Tensor, owner: Tensor) -> Tensor:
-        """How many slots and pairs each of 8 selections takes, and the sum of what these hold (I, 8 x 33).
-
-        Attention averages and so cannot count.
-        """
-        wanted = self.wanted(summary).unflatten(-1, (SELECTIONS, -1))
-        offered = self.offered(objects).unflatten(-1, (SELECTIONS, -1)).transpose(1, 2)[owner]
-        scores = (offered @ wanted[..., None]).squeeze(-1) * PAIR_WIDTH**-0.5
-        taken = (scores + self.scarcity).sigmoid()
-        return torch.cat([taken.sum(-1), (taken @ self.content(objects)[owner]).flatten(1)], dim=-1)
 
     def _of_named(self, objects: Tensor, causes: Tensor, owner: Tensor, words: Tensor, mentioned: Tensor) -> Tensor:
         """What is known (I, 4 width + 16) of the slots and the pairs of slots that question and choice name.
@@ -199,10 +179,10 @@ class GroundedALOE(Answerer):
         return torch.cat([(named @ objects[owner]).flatten(1), leads.flatten(1)], dim=-1)
 
     def _read(
-        self, blocks: Iterable[nn.Module], objects: Tensor, owner: Tensor, text: Tensor, seen: Tensor
+        self, blocks: Sequence[Block], objects: Tensor, owner: Tensor, text: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor]:
         for block in blocks:
-            text = block(torch.cat([objects[owner], text], dim=1), text.shape[1], seen)
+            text = block(text, text.shape[1], seen, block.keys_values(objects)[owner])
             objects = block(objects, objects.shape[1])
         return objects, text
 
