@@ -74,15 +74,19 @@ def standardised(features: Tensor) -> Tensor:
 
 
 class FeatureGrid(nn.Module):
-    """CNN from frames (B, 3, H, W) to standardised features on a grid of half the frame's side.
+    """CNN from frames (B, 3, H, W) to features on a grid of half the frame's side.
 
     ``local`` features (colour and a small receptive field) become keys: slots compete for positions by what is seen
     just there, which keeps masks sharp and small things apart. ``wide`` features become values.
+
+    Args:
+        width: channels.
+        standardise: see ``standardised``; needed where the background is not known.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, standardise: bool = True) -> None:
         super().__init__()
-        half = width // 2
+        self.standardise, half = standardise, width // 2
         self.fine = nn.Conv2d(3, half, 5, stride=2, padding=2)
         self.coarse = nn.Sequential(
             nn.ReLU(),
@@ -101,7 +105,9 @@ class FeatureGrid(nn.Module):
         coarse = F.interpolate(self.coarse(fine), scale_factor=2.0, mode="bilinear", align_corners=False)
         wide = self.merge(torch.cat([fine, coarse], dim=1).relu())
         local = torch.cat([F.avg_pool2d(frames, 2), fine], dim=1)
-        return standardised(local), standardised(wide)
+        if self.standardise:
+            return standardised(local), standardised(wide)
+        return local.flatten(2).transpose(1, 2), wide.flatten(2).transpose(1, 2)
 
 
 def prepare_frames(frames: Tensor, size: int) -> Tensor:
@@ -261,10 +267,18 @@ class ColourDecoder(nn.Module):
 
     reconstructs: ClassVar[bool] = True
 
+    def colours_at(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours (B, S, P, 3), about 0..1, and masks (B, S, P), which sum to 1 over slots.
+
+        Of a slot with one colour everywhere they are (B, S, 1, 3).
+        """
+        colours, masks = self(slots, points)
+        return colours.unsqueeze(2), masks
+
     def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Blended colours (B, P, 3), about 0..1, and masks (B, S, P), which sum to 1 over slots."""
-        colours, masks = self(slots, points)
-        return masks.transpose(1, 2) @ colours, masks
+        colours, masks = self.colours_at(slots, points)
+        return (colours * masks.unsqueeze(-1)).sum(1), masks
 
 
 class SlotDecoder(ColourDecoder):

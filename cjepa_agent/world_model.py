@@ -35,6 +35,7 @@ from cjepa_agent.processor import Processor
 from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.state_encoder import StateDecoder, StateEncoder
+from cjepa_agent.still_camera import StillCameraConfig
 from cjepa_agent.stosavi import SAViConfig, StoSAViConfig
 from cjepa_agent.timm_patches import TimmPatchConfig
 from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
@@ -89,6 +90,7 @@ class EncoderConfig:
 
 TrainedEncoderConfig = (
     EncoderConfig
+    | StillCameraConfig
     | PatchConfig
     | DINOv2PatchConfig
     | DINOv2RegistersConfig

@@ -354,19 +354,19 @@ def test_roles_are_found_from_data() -> None:
 
 
 def test_points_are_drawn_where_something_stands_out() -> None:
-    frames = torch.ones(1, 3, 64, 64)
-    frames[:, :, 10:12, 10:12] = 0.0
+    contrast = torch.zeros(1, 1, 64, 64)
+    contrast[:, :, 10:12, 10:12] = 2.6
     config = SlotTrainingConfig(points=300, uniform=100)
-    index = draw_points(frames, config, torch.Generator().manual_seed(0))[0]
+    index = draw_points(contrast, config, torch.Generator().manual_seed(0))[0]
     inside = ((index // 64 - 10).clamp(0, 1) == index // 64 - 10) & ((index % 64 - 10).clamp(0, 1) == index % 64 - 10)
     assert 150 < inside.sum() < 250
 
 
 def test_mixture_prefers_one_slot_per_pixel_to_a_blend() -> None:
     grey = torch.full((1, 1, 3), 0.5)
-    black_and_white = torch.tensor([[[0.0] * 3, [1.0] * 3]])
+    black_and_white = torch.tensor([[[[0.0] * 3], [[1.0] * 3]]])
     blend = mixture_nll(grey, black_and_white, torch.full((1, 2, 1), 0.5), sigma=0.1)
-    own = mixture_nll(grey, torch.tensor([[[0.5] * 3, [1.0] * 3]]), torch.full((1, 2, 1), 0.5), sigma=0.1)
+    own = mixture_nll(grey, torch.tensor([[[[0.5] * 3], [[1.0] * 3]]]), torch.full((1, 2, 1), 0.5), sigma=0.1)
     assert own < 0.1 * blend
 
 

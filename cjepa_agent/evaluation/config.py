@@ -14,7 +14,7 @@ BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
 # Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
 # search then settles for plans that bring the agent to its place and leave the block where it is.
 BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
-TASKS = ("planning", "released", "coverage", "probe", "rollout", "intervention", "vqa")
+TASKS = ("planning", "released", "coverage", "probe", "segmentation", "rollout", "intervention", "vqa")
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,26 @@ class EvaluateConfig:
         task: ``planning`` (reach the state 25 steps later of a held-out episode, within a budget), ``coverage``
             (from random starts to the fixed goal), ``probe`` (what the slots encode), ``released``: planning by the
             protocol of the paper's numbers, with its known flaws named (give ``planner=full`` and ``data``),
-            ``rollout`` (how far predicted CLEVRER objects are from the true ones), ``intervention`` (what would happen
-            without an object, against the physics run again), or ``vqa`` (CLEVRER's questions).
+            ``segmentation`` (whether slots of CLEVRER videos hold one object each), ``rollout`` (how far predicted
+            CLEVRER objects are from the true ones), ``intervention`` (what would happen without an object, against the
+            physics run again), or ``vqa`` (CLEVRER's questions).
         weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; the folder ``checkpoint`` of
             ``train stage=vqa`` for ``task=vqa``.
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``, or scenes of
-            ``task=intervention`` and ``vqa``, from the first; null means 20, 50 for coverage and for each seed of
-            ``task=released``, all scenes.
+            ``task=segmentation``, ``intervention`` and ``vqa``, from the first; null means 20, 50 for coverage and for
+            each seed of ``task=released``, 100 for segmentation, else all scenes.
         baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.
         seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
         split: part of the dataset that the pairs are from; ``validation`` for tuning.
         manifests: folder with manifests; empty means those of the package.
-        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for ``rollout`` and ``vqa``;
+        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for the others;
             empty means the cache's.
-        slots: folder of the videos' slots for ``task=vqa`` and ``intervention``, of those that
+        slots: folder of the videos' slots for ``task=vqa``, ``intervention`` and ``segmentation``, of those that
             ``python -m cjepa_agent.rollout`` wrote for ``task=rollout``; empty means the cache's.
         foreign_slots: whether ``task=vqa`` may read slots that another encoder or predictor made than those which the
             model learned from.

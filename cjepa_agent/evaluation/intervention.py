@@ -33,7 +33,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cjepa_agent.collisions import PairScore
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
-from cjepa_agent.evaluation.results import interval_text, plain_table, wilson_interval
+from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, wilson_interval
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
@@ -41,7 +41,6 @@ from cjepa_agent.rollout import require_removal, video_model
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 
-RESAMPLES = 2000
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
 
 
@@ -85,18 +84,18 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
 def summary(found: Findings, seed: int) -> dict[str, Any]:
     """What is written of findings; intervals are 95 % ones, of errors by drawing scenes with replacement."""
     rng = np.random.default_rng(seed)
-    errors: dict[str, Any] = {"factual": {"predicted": _mean(found.factual, rng)}}
+    errors: dict[str, Any] = {"factual": {"predicted": scene_mean(found.factual, rng)}}
     for name, wanted in (("influenced", True), ("not influenced", False)):
         chosen = [(r, r.counted & (r.influenced == wanted)) for r in found.removed]
         errors[name] = {
-            source: _mean([(r.scene, float(e)) for r, own in chosen for e in getattr(r, key)[own]], rng)
+            source: scene_mean([(r.scene, float(e)) for r, own in chosen for e in getattr(r, key)[own]], rng)
             for source, key in (("predicted", "error"), ("downstream", "downstream"), ("unchanged", "unchanged"))
         }
     return {
         "objects": {
             "seen": len(found.seen),
             "without_a_slot": found.seen.count(False),
-            "reading_error_radii": _mean(found.read, rng),
+            "reading_error_radii": scene_mean(found.read, rng),
         },
         "position_error_radii": errors,
         "position_error_by_frame": {
@@ -171,18 +170,6 @@ def table(report: Mapping[str, Any]) -> str:
             plain_table(["influence told by", "AUROC", "average precision"], influence),
         ]
     )
-
-
-def _mean(values: Sequence[tuple[int, float]], rng: np.random.Generator) -> dict[str, float]:
-    """Mean of values, each of a scene, with its interval."""
-    if not values:
-        return {}
-    scenes = np.unique([scene for scene, _ in values], return_inverse=True)[1]
-    sums = np.bincount(scenes, [value for _, value in values])
-    counts = np.bincount(scenes)
-    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
-    return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high), "number": len(values)}
 
 
 def _share(right: Sequence[bool]) -> dict[str, float]:

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cjepa_agent.evaluation.episodes import Outcome
 from cjepa_agent.files import write_json
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+RESAMPLES = 2000
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -34,6 +37,18 @@ def interval_text(value: Mapping[str, float] | None, digits: int) -> str:
     if not value:
         return ""
     return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
+def scene_mean(values: Sequence[tuple[int, float]], rng: np.random.Generator) -> dict[str, float]:
+    """Mean of values, each of a scene, with an interval of 95 % from scenes drawn with replacement; empty of none."""
+    if not values:
+        return {}
+    scenes = np.unique([scene for scene, _ in values], return_inverse=True)[1]
+    sums = np.bincount(scenes, [value for _, value in values])
+    counts = np.bincount(scenes)
+    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high), "number": len(values)}
 
 
 @dataclass(frozen=True)

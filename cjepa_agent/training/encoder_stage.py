@@ -43,6 +43,7 @@ class EncoderStage:
         self.model.encoder.load_weights()
         size, clip = config.image_size, (np.arange(self.model.frames) * slots.stride)
         self.clips = _Clips(data, data.episodes("train")[: slots.episodes or None], size, clip)
+        self.model.prepare(self.clips.frames)
         self.held_out = _Clips(data, data.episodes("validation")[:VALIDATION_EPISODES], size, clip)
 
     @property

@@ -6,20 +6,25 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cjepa_agent import still_camera
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.encoder import ColourDecoder, SlotEncoder, VideoEncoder, at_points, grid_coordinates
 from cjepa_agent.losses import mean_square
 from cjepa_agent.patches import PatchDecoder, PatchEncoder
+from cjepa_agent.still_camera import StillCameraDecoder, StillCameraEncoder
 from cjepa_agent.stosavi import BroadcastDecoder, StoSAViEncoder
 from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
 from cjepa_agent.world_model import TrainedEncoderConfig
 
 BLOB = 9  # px, window over which "stands out" is evened out
 FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stand out, such as the thin walls
+BACKGROUND_FRAMES = 1000  # of which the background is the median
 KERNEL_VARIANCE = 0.01  # of StoSAVi's prior
 
 
@@ -82,6 +87,9 @@ class Objective(SlotAutoencoder, ABC):
         super().__init__(config)
         self.training_config, self.frames = training, training.clip
 
+    def prepare(self, frames: NDArray[np.uint8]) -> None:
+        """Before training: take what is to be known from the training frames (N, H, W, 3); by default nothing."""
+
     @abstractmethod
     def draw(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         """What is random in the loss of clips (B, T, 3, H, W), a row for each."""
@@ -98,7 +106,7 @@ class Objective(SlotAutoencoder, ABC):
 class PixelObjective(Objective):
     """Explains sampled pixels of single frames."""
 
-    encoder: SlotEncoder | PatchEncoder
+    encoder: SlotEncoder | StillCameraEncoder | PatchEncoder
     points: Tensor
 
     def __init__(self, config: TrainedEncoderConfig, training: SlotTrainingConfig) -> None:
@@ -108,7 +116,12 @@ class PixelObjective(Objective):
 
     def draw(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         """Indices of pixels (B, points)."""
-        return draw_points(clips[:, 0], self.training_config, generator)
+        return draw_points(self.contrast(clips[:, 0]), self.training_config, generator)
+
+    def contrast(self, frames: Tensor) -> Tensor:
+        """How much each pixel (B, 1, H, W) of frames (B, 3, H, W) stands out: from the frame's median colour."""
+        background = frames.flatten(2).median(2).values[:, :, None, None]
+        return ((frames - background).abs().sum(1, keepdim=True) - FAINT).clamp(min=0)
 
     @torch.no_grad()
     def errors(self, clips: Tensor) -> dict[str, Tensor]:
@@ -131,11 +144,13 @@ class PatchObjective(PixelObjective):
 class MixtureObjective(PixelObjective):
     """Explains pixels as a mixture of slots, by decoded masks and by attention, which are tied."""
 
+    decoder: ColourDecoder
+
     def forward(self, clips: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """``decoded`` and ``attended``, likelihoods of pixels (B, points) under the masks, and ``tie``."""
         frames, points, training = clips[:, 0], self.points[drawn], self.training_config
         encoding, target = self.encoder(frames), _pixels(frames, drawn)
-        colours, masks = self.decoder(encoding.slots, points)
+        colours, masks = self.decoder.colours_at(encoding.slots, points)
         attention = at_points(encoding.attention, points)
         terms = {
             "decoded": mixture_nll(target, colours, masks, training.sigma),
@@ -143,6 +158,24 @@ class MixtureObjective(PixelObjective):
             "tie": (attention - masks).square().mean(),
         }
         return {"total": terms["decoded"] + terms["attended"] + training.tie * terms["tie"], **terms}
+
+
+class StillCameraObjective(MixtureObjective):
+    """The same before a known background, the median of the training frames."""
+
+    encoder: StillCameraEncoder
+    decoder: StillCameraDecoder
+
+    def prepare(self, frames: NDArray[np.uint8]) -> None:
+        """See ``Objective``."""
+        some = torch.from_numpy(frames[:: max(1, len(frames) // BACKGROUND_FRAMES)])
+        background = some.flatten(1).median(0).values.view(some.shape[1:]).permute(2, 0, 1) / 255
+        for part in (self.encoder, self.decoder):
+            part.background.copy_(background)
+
+    def contrast(self, frames: Tensor) -> Tensor:
+        """See ``PixelObjective``."""
+        return ((frames - self.encoder.background).abs().sum(1, keepdim=True) - still_camera.FAINT).clamp(min=0)
 
 
 class StoSAViObjective(Objective):
@@ -215,6 +248,7 @@ class VideoSAURObjective(Objective):
 # By ``kind`` of the encoder; what has none is a fixed map.
 OBJECTIVES: dict[str, type[Objective]] = {
     "slots": MixtureObjective,
+    "still": StillCameraObjective,
     "patches": PatchObjective,
     "dinov2": PatchObjective,
     "dinov2_reg": PatchObjective,
@@ -226,19 +260,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def draw_points(frames: Tensor, config: SlotTrainingConfig, generator: torch.Generator) -> Tensor:
+def draw_points(contrast: Tensor, config: SlotTrainingConfig, generator: torch.Generator) -> Tensor:
     """Pixel indices (B, points) to decode.
 
-    A pixel stands out by its difference from the frame's median colour. Pixels are drawn in proportion to that,
-    divided by its average around them: each thing that stands out gets about the same share, however small it is.
+    Pixels are drawn in proportion to how much they stand out, divided by its average around them: each thing that
+    stands out gets about the same share, however small it is.
 
     Args:
-        frames: (B, 3, H, W).
+        contrast: (B, 1, H, W), how much pixels stand out.
         config: how many.
         generator: source of randomness.
     """
-    background = frames.flatten(2).median(2).values[:, :, None, None]
-    contrast = ((frames - background).abs().sum(1, keepdim=True) - FAINT).clamp(min=0)
     weight = (contrast / (F.avg_pool2d(contrast, BLOB, 1, BLOB // 2) + 0.02)).flatten(1)
     share = config.uniform / config.points
     weight = (1 - share) * weight / weight.sum(1, keepdim=True).clamp(min=1e-6) + share / weight.shape[1]
@@ -253,11 +285,11 @@ def mixture_nll(pixels: Tensor, colours: Tensor, masks: Tensor, sigma: float) ->
 
     Args:
         pixels: (B, P, 3).
-        colours: (B, S, 3).
+        colours: (B, S, P, 3), or (B, S, 1, 3) of slots with one colour.
         masks: (B, S, P) mixing weights.
         sigma: standard deviation of a colour.
     """
-    distance = (pixels.unsqueeze(1) - colours.unsqueeze(2)).square().sum(-1) / (2 * sigma**2)
+    distance = (pixels.unsqueeze(1) - colours).square().sum(-1) / (2 * sigma**2)
     return -(sigma**2) * torch.logsumexp((masks + 1e-6).log() - distance, dim=1).mean()
 
 

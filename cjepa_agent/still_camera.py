@@ -1,0 +1,286 @@
+"""An encoder for a camera that stands still, as CLEVRER's does: what differs from the empty picture is grouped.
+
+Where Push-T has one slot per role, objects of a CLEVRER video are of any number, look alike, and come and go. Hence
+three differences to ``SlotEncoder``. The background is known, as the median of the training frames, and taken away;
+what is left tells where things are, and is shared by object slots alone. These start at such places, and reach no
+farther than a thing does (as the translation of Invariant Slot Attention, Biza et al. 2023, arXiv 2302.04973), so that
+things of one colour have a slot each; a slot without a thing is empty, all zeros. And in a video slots start where they
+were in the frame before, new ones where something has entered.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cjepa_agent.encoder import (
+    POSITION_DIM,
+    POSITION_SCALES,
+    ColourDecoder,
+    FeatureGrid,
+    SlotOutput,
+    VideoEncoder,
+    at_points,
+    centroid_of,
+    fourier,
+    grid_coordinates,
+    prepare_frames,
+)
+
+FAINT = 0.15  # summed colour difference (0..3) from the background below which nothing is there
+SOFTNESS = 0.03  # of that limit
+REACH = 0.7  # initial deviation of an object slot's reach, 1 where another thing may be; learned
+LIMIT = 1.8  # distance, likewise, beyond which a slot takes nothing
+EXTENT_DIM = 2  # numbers of a slot after its place: logarithms of how far what it takes spreads to the sides and up
+MARGIN = 2.35  # deviations of what a slot takes, and a pixel, within which no other thing enters
+LEAST_CELLS = 1.5  # of the grid that a thing must cover, or its slot is empty
+TALL = 1.5  # how much farther above and below than beside another thing is found
+CLOSE = 0.3  # squared distance, 1 where another thing may be, in which two slots hold the same one
+LEAST_SPREAD = 3e-4  # half frames squared: that of a cell of the grid
+PRESENT = 1.5  # squared norm of a place; that of a thing's is 2 POSITION_SCALES, of an empty slot's 0
+ABSENT = -1e4  # logit of what an empty slot takes
+
+
+@dataclass(frozen=True)
+class StillCameraConfig:
+    """Architecture of an encoder that knows the background, and its decoder.
+
+    Attributes:
+        kind: ``still``.
+        n_slots: S, the background's and one for each of S - 1 objects.
+        slot_dim: D.
+        image_size: side of the input frames, px; frames of other sizes are resized.
+        width: channels of CNN and attention.
+        iterations: rounds of slot attention.
+        decoder_width: channels of the decoder.
+        far: px, distance to the right or left at which a second thing may be found, at the top of the frame;
+        near: likewise at the bottom. Above and below it is half as much again.
+    """
+
+    kind: str = "still"
+    n_slots: int = 7
+    slot_dim: int = 128
+    image_size: int = 64
+    width: int = 48
+    iterations: int = 2
+    decoder_width: int = 64
+    far: float = 4.5
+    near: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.slot_dim <= POSITION_DIM + EXTENT_DIM:
+            raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM + EXTENT_DIM}, got {self.slot_dim}")
+        if min(self.image_size, self.width, self.iterations, self.decoder_width, self.n_slots - 1) < 1:
+            raise ValueError(f"encoder sizes must be positive and n_slots 2 or more, got {self}")
+        if self.image_size % 8:
+            raise ValueError(f"encoder.image_size must be a multiple of 8, got {self.image_size}")
+        if min(self.far, self.near) <= 0:
+            raise ValueError(f"encoder.far and encoder.near must be positive, got {self.far} and {self.near}")
+
+    def build(self) -> tuple[StillCameraEncoder, StillCameraDecoder]:
+        """Encoder and decoder with random weights and a grey background."""
+        return StillCameraEncoder(self), StillCameraDecoder(self)
+
+
+def holding(slots: Tensor) -> Tensor:
+    """Whether slots (..., S, D) hold a thing, (..., S); those that a predictor made are empty only about."""
+    return slots[..., :POSITION_DIM].square().sum(-1) > PRESENT
+
+
+class StillCameraEncoder(VideoEncoder):
+    """Frames to slots: the first is the background's, the others are objects' or zero.
+
+    Args:
+        config: architecture.
+
+    Attributes:
+        background: (3, H, W) in [0, 1], set before training.
+    """
+
+    background: Tensor
+    coordinates: Tensor
+
+    def __init__(self, config: StillCameraConfig) -> None:
+        super().__init__()
+        self.config, self.n_slots, self.slot_dim = config, config.n_slots, config.slot_dim
+        width, size = config.width, config.image_size
+        self.grid = size // 2
+        self.register_buffer("background", torch.full((3, size, size), 0.5))
+        self.register_buffer("coordinates", grid_coordinates(self.grid), persistent=False)
+        self.features = FeatureGrid(width, standardise=False)
+        self.initial = nn.Parameter(torch.randn(2, width))  # of the background and of objects
+        self.reach = nn.Parameter(torch.tensor(math.log(REACH)))
+        self.norm_keys, self.norm_values = nn.LayerNorm(3 + width // 2), nn.LayerNorm(width)
+        self.norm_slots = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(3 + width // 2, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.shape = nn.Linear(5, width)
+        self.update = nn.GRUCell(width, width)
+        self.refine = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
+        self.appearance = nn.Linear(width, config.slot_dim - POSITION_DIM - EXTENT_DIM)
+
+    def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
+        """See ``VideoEncoder``; of ``initial`` places and extents count, and which slots are empty."""
+        slots: Tensor = self(prepare_frames(frames, self.config.image_size), initial).slots
+        return slots
+
+    def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Slots (T, S, D) of a video (T, H, W, 3) uint8; nothing in them is random."""
+        slots, path = None, []
+        for frame in prepare_frames(frames, self.config.image_size).split(1):
+            slots = self(frame, slots).slots
+            path.append(slots[0])
+        return torch.stack(path)
+
+    def forward(self, frames: Tensor, initial: Tensor | None = None) -> SlotOutput:
+        """Encode frames (B, 3, H, W) in [0, 1]; ``initial`` are slots (B, S, D) of the frames before them."""
+        difference = frames - self.background
+        local, wide = self.features(difference)
+        with torch.autocast(frames.device.type, enabled=False):
+            keys, values = self.key(self.norm_keys(local.float())), self.value(self.norm_values(wide.float()))
+            contrast = F.avg_pool2d(difference.float().abs().sum(1, keepdim=True), 2).flatten(1)
+            centre, there = self.places(contrast, initial)
+            slots = self.initial[[0] + [1] * (self.n_slots - 1)].expand(len(frames), -1, -1)
+            thing = ((contrast - FAINT) / SOFTNESS).sigmoid()
+            for _ in range(self.config.iterations):
+                slots, centre, extent, attention = self._attend(slots, centre, there, thing, keys, values)
+                there = self._without_doubles(centre, there, attention)
+            covered = attention[:, 1:] @ (contrast > FAINT).float().unsqueeze(-1)
+            there = there & F.pad(covered.squeeze(-1) > LEAST_CELLS, (1, 0), value=True)
+            vector = torch.cat([fourier(centre, POSITION_SCALES), extent.log(), self.appearance(slots)], dim=-1)
+        return SlotOutput(vector * there.unsqueeze(-1), centre, attention.unflatten(-1, (self.grid, self.grid)))
+
+    def places(self, contrast: Tensor, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where slots start (B, S, 2), and which have a thing to hold (B, S); the background's starts at the middle.
+
+        Things are found one after the other, the most striking first, at some distance from those already found.
+
+        Args:
+            contrast: (B, G * G) summed colour difference from the background.
+            initial: slots (B, S, D) of the frame before; things that these hold stay with them.
+        """
+        batch = len(contrast)
+        left = contrast.view(batch, 1, self.grid, self.grid)
+        for _ in range(2):  # a thing is most striking in its middle, not at a highlight
+            left = F.avg_pool2d(left, 3, 1, 1)
+        left = left.flatten(1)
+        centre = contrast.new_zeros(batch, self.n_slots, 2)
+        there = torch.zeros(batch, self.n_slots, dtype=torch.bool, device=contrast.device)
+        extent = centre
+        if initial is not None:
+            there, centre = holding(initial), centroid_of(initial)
+            extent = initial[..., POSITION_DIM : POSITION_DIM + EXTENT_DIM].exp()
+        there, centre = there.clone(), centre.clone()
+        there[:, 0], centre[:, 0] = True, 0
+        for slot in range(1, self.n_slots):
+            left = left * torch.where(there[:, slot, None], self._outside(centre[:, slot], extent[:, slot]), 1)
+        for slot in range(1, self.n_slots):
+            most, place = left.max(1)
+            found = ~there[:, slot] & (most > FAINT)
+            centre[:, slot] = torch.where(found[:, None], self.coordinates[place], centre[:, slot])
+            left = left * torch.where(found[:, None], self._apart(centre[:, slot]), 1)
+            there[:, slot] |= found
+        return centre, there
+
+    def _without_doubles(self, centre: Tensor, there: Tensor, attention: Tensor) -> Tensor:
+        """Which slots (B, S) stay where two have come to hold one thing: that which holds more of it."""
+        near = (self._squared_distance(centre, centre) < CLOSE) & there.unsqueeze(2) & there.unsqueeze(1)
+        mass = attention.sum(-1)
+        less = mass.unsqueeze(2) < mass.unsqueeze(1)
+        doubled = (near & less)[:, 1:, 1:].any(2)
+        return there & ~F.pad(doubled, (1, 0))
+
+    def _squared_distance(self, centre: Tensor, places: Tensor) -> Tensor:
+        """Squared distances (B, N, P) of places (..., P, 2) from centres (B, N, 2), 1 where another thing may be."""
+        config = self.config
+        width = config.far + (config.near - config.far) * (centre[..., 1:] + 1) / 2
+        offset = (places.unsqueeze(-3) - centre.unsqueeze(2)) * config.image_size / 2 / width.unsqueeze(2)
+        return offset[..., 0].square() + (offset[..., 1] / TALL).square()
+
+    def _apart(self, centre: Tensor) -> Tensor:
+        """Weights (B, G * G), 0 at places (B, 2) and 1 where another thing may be."""
+        return 1 - torch.exp(-self._squared_distance(centre[:, None], self.coordinates)[:, 0].square())
+
+    def _outside(self, centre: Tensor, extent: Tensor) -> Tensor:
+        """Weights (B, G * G), 0 inside things at places (B, 2) that spread as far as ``extent`` (B, 2)."""
+        radius = MARGIN * extent + 2 / self.config.image_size
+        offset = (self.coordinates - centre[:, None]) / radius[:, None]
+        return 1 - torch.exp(-offset.square().sum(-1).square())
+
+    def _attend(
+        self, slots: Tensor, centre: Tensor, there: Tensor, thing: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One round of slot attention.
+
+        Returns:
+            New slots (B, S, width), centroids (B, S, 2), deviations from these (B, S, 2), attention (B, S, G * G).
+        """
+        logits = self.query(self.norm_slots(slots[:, 1:])) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
+        squared = self._squared_distance(centre[:, 1:], self.coordinates)
+        beyond = (squared / LIMIT**2).square()
+        logits = logits - squared / (2 * (2 * self.reach).exp()) - beyond
+        shares = logits.masked_fill(~there[:, 1:].unsqueeze(-1), ABSENT).softmax(dim=1)
+        taken = thing.unsqueeze(1) * shares * torch.exp(-beyond)
+        attention = torch.cat([1 - taken.sum(1, keepdim=True), taken], dim=1)
+        mass = attention.sum(-1, keepdim=True)
+        weights = attention / (mass + 1e-6)
+        moved = weights @ self.coordinates
+        offset = self.coordinates - moved.unsqueeze(2)
+        spread = (weights.unsqueeze(-1) * offset.square()).sum(2)
+        tilt = (weights * offset.prod(-1)).sum(-1, keepdim=True)
+        # How large it looks, and how low, tells how far away it is.
+        shape = torch.cat([30 * spread, 30 * tilt, mass / 10, moved[..., 1:]], dim=-1)
+        reads = weights @ values + self.shape(shape)
+        width = slots.shape[-1]
+        slots = self.update(reads.reshape(-1, width), slots.reshape(-1, width)).view_as(slots)
+        slots = slots + self.refine(slots)
+        moved = torch.cat([torch.zeros_like(moved[:, :1]), moved[:, 1:]], dim=1)
+        return slots, moved, (spread + LEAST_SPREAD).sqrt(), attention
+
+
+class StillCameraDecoder(ColourDecoder):
+    """Slots to pixels: objects before the known background, with a colour at each of their places.
+
+    Args:
+        config: architecture.
+
+    Attributes:
+        background: as the encoder's.
+    """
+
+    background: Tensor
+
+    def __init__(self, config: StillCameraConfig, scales: int = 6) -> None:
+        super().__init__()
+        self.scales, width, appearance = scales, config.decoder_width, config.slot_dim - POSITION_DIM
+        self.register_buffer("background", torch.full((3, config.image_size, config.image_size), 0.5))
+        self.place, self.shift = nn.Linear(4 * scales + 2, width), nn.Linear(appearance, width)
+        self.hidden, self.gate = nn.Linear(width, width), nn.Linear(appearance, width)
+        self.mix = nn.Linear(width, width)
+        self.outputs = nn.Linear(width, 4)
+
+    def colours_at(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``ColourDecoder``."""
+        appearance = slots[..., POSITION_DIM:].unsqueeze(2)
+        relative = points.unsqueeze(1) - centroid_of(slots).unsqueeze(2)
+        hidden = self.place(torch.cat([relative, fourier(relative, self.scales)], dim=-1)) + self.shift(appearance)
+        hidden = self.hidden(hidden.relu()) * (1 + self.gate(appearance))
+        outputs = self.outputs(self.mix(hidden.relu()).relu()).float()
+        opacity = outputs[..., 3].masked_fill(~holding(slots).unsqueeze(-1), ABSENT)
+        opacity = torch.cat([torch.zeros_like(opacity[:, :1]), opacity[:, 1:]], dim=1)
+        background = at_points(self.background.expand(len(points), -1, -1, -1), points).transpose(1, 2)
+        colours = torch.cat([background.unsqueeze(1), outputs[:, 1:, :, :3] + 0.5], dim=1)
+        return colours, opacity.softmax(dim=1)
+
+    def forward(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``ColourDecoder``; a slot's colour is the mean over its mask at the points."""
+        colours, masks = self.colours_at(slots, points)
+        shares = masks / masks.sum(-1, keepdim=True).clamp(min=1e-6)
+        return (colours * shares.unsqueeze(-1)).sum(2), masks
