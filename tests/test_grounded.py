@@ -18,7 +18,7 @@ from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import losses, predict
-from cjepa_agent.vqa.checkpoint import load, save
+from cjepa_agent.vqa.checkpoint import find, load, save
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading, SlotQuestions
 from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
 from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, holding, mentions
@@ -286,3 +286,18 @@ def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: P
     assert ((perceived.concepts > 0) == (truth.concepts > 0))[truth.told].float().mean() > 0.98
     happened = truth.collisions[truth.told] > 0
     assert (perceived.collisions[truth.told] > 0)[happened].float().mean() > 0.8
+
+
+# ------------------------------------------------------------------------------------------------ bundled weights
+
+
+def test_the_bundled_weights_answer_questions_about_new_scenes(data: Path) -> None:
+    folder = find("clevrer-aloe")
+    assert "## Results" in (folder / "README.md").read_text()
+    model = load(folder)
+    right = []
+    for split in ("train", "validation"):  # of this small data set, which they have never seen
+        asked = SlotQuestions(Dataset(data).questions(split), VideoSlots(data / "slots"), model.config.frames)
+        right.append(asked.right(predict(model, asked))[asked.descriptive])
+    # The most frequent answer per template is right for a third.
+    assert np.concatenate(right).mean() > 0.55
