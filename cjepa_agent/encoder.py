@@ -277,8 +277,8 @@ class ColourDecoder(nn.Module):
 
     def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Blended colours (B, P, 3), about 0..1, and masks (B, S, P), which sum to 1 over slots."""
-        colours, masks = self.colours_at(slots, points)
-        return (colours * masks.unsqueeze(-1)).sum(1), masks
+        colours, masks = self(slots, points)
+        return masks.transpose(1, 2) @ colours, masks
 
 
 class SlotDecoder(ColourDecoder):

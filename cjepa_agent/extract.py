@@ -70,7 +70,6 @@ def extract(config: ExtractConfig) -> None:
 @contextmanager
 def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
     """The folder of ``encoder``, which is made for a checkpoint or ``state`` and lasts as long as the context."""
-    encoder = _bundled(encoder)
     if (encoder / CONFIG).is_file():
         yield encoder
         return
@@ -93,16 +92,13 @@ def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
 
 
 def load_encoder(encoder: Path) -> tuple[SlotAutoencoder, Any]:
-    """The encoder in a folder of its own or in a checkpoint, and its recipe; raises as these do."""
-    encoder = _bundled(encoder)
+    """The encoder in a folder of its own, of the package or in a checkpoint, and its recipe; raises as these do."""
+    if str(encoder) in BUNDLED:
+        encoder = find_weights(encoder, BUNDLED, [])
     if (encoder / CONFIG).is_file():
         return SlotAutoencoder.load(encoder), read_json(encoder / RECIPE)
     checkpoint = Checkpoint.from_pretrained(str(encoder))
     return SlotAutoencoder.of(checkpoint.model), checkpoint.training.get("encoder", {})
-
-
-def _bundled(encoder: Path) -> Path:
-    return find_weights(encoder, BUNDLED, []) if str(encoder) in BUNDLED else encoder
 
 
 def _extract(config: ExtractConfig, folder: Path) -> None:

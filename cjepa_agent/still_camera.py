@@ -31,7 +31,7 @@ from cjepa_agent.encoder import (
     prepare_frames,
 )
 
-FAINT = 0.15  # summed colour difference (0..3) from the background below which nothing is there
+LEAST_CONTRAST = 0.15  # summed colour difference (0..3) from the background below which nothing is there
 SOFTNESS = 0.03  # of that limit
 REACH = 0.7  # initial deviation of an object slot's reach, 1 where another thing may be; learned
 LIMIT = 1.8  # distance, likewise, beyond which a slot takes nothing
@@ -57,8 +57,9 @@ class StillCameraConfig:
         width: channels of CNN and attention.
         iterations: rounds of slot attention.
         decoder_width: channels of the decoder.
-        far: px, distance to the right or left at which a second thing may be found, at the top of the frame;
-        near: likewise at the bottom. Above and below it is half as much again.
+        far: px, distance to the right or left at which a second thing may be found, at the top of the frame; above and
+            below it is ``TALL`` times as much.
+        near: likewise at the bottom of the frame.
     """
 
     kind: str = "still"
@@ -139,20 +140,23 @@ class StillCameraEncoder(VideoEncoder):
             path.append(slots[0])
         return torch.stack(path)
 
+    def contrast(self, frames: Tensor) -> Tensor:
+        """Summed colour difference (B, 1, H, W) from the background, 0..3, of frames (B, 3, H, W) in [0, 1]."""
+        return (frames - self.background).float().abs().sum(1, keepdim=True)
+
     def forward(self, frames: Tensor, initial: Tensor | None = None) -> SlotOutput:
         """Encode frames (B, 3, H, W) in [0, 1]; ``initial`` are slots (B, S, D) of the frames before them."""
-        difference = frames - self.background
-        local, wide = self.features(difference)
+        local, wide = self.features(frames - self.background)
         with torch.autocast(frames.device.type, enabled=False):
             keys, values = self.key(self.norm_keys(local.float())), self.value(self.norm_values(wide.float()))
-            contrast = F.avg_pool2d(difference.float().abs().sum(1, keepdim=True), 2).flatten(1)
+            contrast = F.avg_pool2d(self.contrast(frames), 2).flatten(1)
             centre, there = self.places(contrast, initial)
             slots = self.initial[[0] + [1] * (self.n_slots - 1)].expand(len(frames), -1, -1)
-            thing = ((contrast - FAINT) / SOFTNESS).sigmoid()
+            thing = ((contrast - LEAST_CONTRAST) / SOFTNESS).sigmoid()
             for _ in range(self.config.iterations):
                 slots, centre, extent, attention = self._attend(slots, centre, there, thing, keys, values)
                 there = self._without_doubles(centre, there, attention)
-            covered = attention[:, 1:] @ (contrast > FAINT).float().unsqueeze(-1)
+            covered = attention[:, 1:] @ (contrast > LEAST_CONTRAST).float().unsqueeze(-1)
             there = there & F.pad(covered.squeeze(-1) > LEAST_CELLS, (1, 0), value=True)
             vector = torch.cat([fourier(centre, POSITION_SCALES), extent.log(), self.appearance(slots)], dim=-1)
         return SlotOutput(vector * there.unsqueeze(-1), centre, attention.unflatten(-1, (self.grid, self.grid)))
@@ -166,24 +170,18 @@ class StillCameraEncoder(VideoEncoder):
             contrast: (B, G * G) summed colour difference from the background.
             initial: slots (B, S, D) of the frame before; things that these hold stay with them.
         """
-        batch = len(contrast)
-        left = contrast.view(batch, 1, self.grid, self.grid)
+        if initial is None:
+            initial = contrast.new_zeros(len(contrast), self.n_slots, self.slot_dim)
+        there, centre = holding(initial), centroid_of(initial)
+        there[:, 0], centre[:, 0] = True, 0
+        left = contrast.view(-1, 1, self.grid, self.grid)
         for _ in range(2):  # a thing is most striking in its middle, not at a highlight
             left = F.avg_pool2d(left, 3, 1, 1)
-        left = left.flatten(1)
-        centre = contrast.new_zeros(batch, self.n_slots, 2)
-        there = torch.zeros(batch, self.n_slots, dtype=torch.bool, device=contrast.device)
-        extent = centre
-        if initial is not None:
-            there, centre = holding(initial), centroid_of(initial)
-            extent = initial[..., POSITION_DIM : POSITION_DIM + EXTENT_DIM].exp()
-        there, centre = there.clone(), centre.clone()
-        there[:, 0], centre[:, 0] = True, 0
-        for slot in range(1, self.n_slots):
-            left = left * torch.where(there[:, slot, None], self._outside(centre[:, slot], extent[:, slot]), 1)
+        outside = self._outside(centre, initial[..., POSITION_DIM : POSITION_DIM + EXTENT_DIM].exp())
+        left = left.flatten(1) * torch.where(there.unsqueeze(-1), outside, 1)[:, 1:].prod(1)
         for slot in range(1, self.n_slots):
             most, place = left.max(1)
-            found = ~there[:, slot] & (most > FAINT)
+            found = ~there[:, slot] & (most > LEAST_CONTRAST)
             centre[:, slot] = torch.where(found[:, None], self.coordinates[place], centre[:, slot])
             left = left * torch.where(found[:, None], self._apart(centre[:, slot]), 1)
             there[:, slot] |= found
@@ -209,9 +207,9 @@ class StillCameraEncoder(VideoEncoder):
         return 1 - torch.exp(-self._squared_distance(centre[:, None], self.coordinates)[:, 0].square())
 
     def _outside(self, centre: Tensor, extent: Tensor) -> Tensor:
-        """Weights (B, G * G), 0 inside things at places (B, 2) that spread as far as ``extent`` (B, 2)."""
+        """Weights (B, S, G * G), 0 inside things at places (B, S, 2) that spread as far as ``extent`` (B, S, 2)."""
         radius = MARGIN * extent + 2 / self.config.image_size
-        offset = (self.coordinates - centre[:, None]) / radius[:, None]
+        offset = (self.coordinates - centre.unsqueeze(2)) / radius.unsqueeze(2)
         return 1 - torch.exp(-offset.square().sum(-1).square())
 
     def _attend(
@@ -235,7 +233,7 @@ class StillCameraEncoder(VideoEncoder):
         offset = self.coordinates - moved.unsqueeze(2)
         spread = (weights.unsqueeze(-1) * offset.square()).sum(2)
         tilt = (weights * offset.prod(-1)).sum(-1, keepdim=True)
-        # How large it looks, and how low, tells how far away it is.
+        # How large it looks, and how low, tells how far away it is; the factors bring these numbers near 1.
         shape = torch.cat([30 * spread, 30 * tilt, mass / 10, moved[..., 1:]], dim=-1)
         reads = weights @ values + self.shape(shape)
         width = slots.shape[-1]
@@ -284,3 +282,8 @@ class StillCameraDecoder(ColourDecoder):
         colours, masks = self.colours_at(slots, points)
         shares = masks / masks.sum(-1, keepdim=True).clamp(min=1e-6)
         return (colours * shares.unsqueeze(-1)).sum(2), masks
+
+    def paint(self, slots: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``ColourDecoder``; colours are those at each point, not the means of slots."""
+        colours, masks = self.colours_at(slots, points)
+        return (colours * masks.unsqueeze(-1)).sum(1), masks

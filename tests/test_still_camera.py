@@ -22,6 +22,7 @@ from cjepa_agent.data import EpisodeFile
 from cjepa_agent.encoder import grid_coordinates
 from cjepa_agent.evaluation import segmentation
 from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.probe import foreground_ari
 from cjepa_agent.extract import ExtractConfig, extract, load_encoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.still_camera import StillCameraConfig, holding
@@ -37,7 +38,7 @@ COLOURS = [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
 def frame(*places: tuple[int, int] | None, colours: Sequence[Sequence[int]] = COLOURS) -> NDArray[np.uint8]:
     """Squares of 5 px about (x, y) on the background."""
     picture = BACKGROUND.copy()
-    for place, colour in zip(places, colours, strict=False):
+    for place, colour in zip(places, colours[: len(places)], strict=True):
         if place:
             x, y = place
             picture[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = colour
@@ -156,8 +157,8 @@ def test_the_bundled_encoder_gives_objects_of_new_scenes_a_slot_each_that_they_k
         assert np.abs(holding(slots)[:, 1:].sum(1).numpy() - seen).mean() < 1
         _, masks = autoencoder.decoder.paint(slots[::16], grid_coordinates(64).expand(4, -1, -1))
         found = masks.argmax(1).view(-1, 64, 64).numpy()
-        frames_of += [segmentation._ari(one, other) for one, other in zip(truth[::16], found, strict=True) if one.any()]
-        videos.append(segmentation._ari(truth[::16], found))
+        frames_of += [foreground_ari(one, other) for one, other in zip(truth[::16], found, strict=True) if one.any()]
+        videos.append(foreground_ari(truth[::16], found))
     assert np.mean(frames_of) > 0.8 and np.mean(videos) > 0.7
 
 
@@ -166,5 +167,5 @@ def test_a_slot_that_changes_its_object_counts_in_the_video_alone() -> None:
     truth[:, :2, :2], truth[:, 2:, 2:] = 1, 2
     swapped = np.stack([truth[0], np.array([0, 2, 1])[truth[1]]]).astype(np.int64)
     video = segmentation.Segmented(truth, swapped, np.zeros((2, 4, 4, 3), np.uint8))
-    assert [segmentation._ari(*frame) for frame in video.frames] == [1.0, 1.0]
-    assert segmentation._ari(truth, truth.astype(np.int64)) == 1.0 > segmentation._ari(truth, swapped)
+    assert [foreground_ari(*frame) for frame in video.frames] == [1.0, 1.0]
+    assert foreground_ari(truth, truth.astype(np.int64)) == 1.0 > foreground_ari(truth, swapped)

@@ -44,8 +44,8 @@ class EvaluateConfig:
             ``segmentation`` (whether slots of CLEVRER videos hold one object each), ``rollout`` (how far predicted
             CLEVRER objects are from the true ones), ``intervention`` (what would happen without an object, against the
             physics run again), or ``vqa`` (CLEVRER's questions).
-        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; the folder ``checkpoint`` of
-            ``train stage=vqa`` for ``task=vqa``.
+        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; for ``task=vqa`` the folder
+            ``checkpoint`` of ``train stage=vqa``, or ``clevrer-aloe``.
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
@@ -58,8 +58,8 @@ class EvaluateConfig:
         seeds: manifests to take pairs from, or of the draws of ``task=released``; null means 0, 1, 42, or 0, 1, 2.
         split: part of the dataset that the pairs are from; ``validation`` for tuning.
         manifests: folder with manifests; empty means those of the package.
-        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for the others;
-            empty means the cache's.
+        data: HDF5 file of episodes for ``task=probe`` and ``released``, CLEVRER data set for ``segmentation``,
+            ``rollout``, ``intervention`` and ``vqa``; empty means the cache's.
         slots: folder of the videos' slots for ``task=vqa``, ``intervention`` and ``segmentation``, of those that
             ``python -m cjepa_agent.rollout`` wrote for ``task=rollout``; empty means the cache's.
         foreign_slots: whether ``task=vqa`` may read slots that another encoder or predictor made than those which the

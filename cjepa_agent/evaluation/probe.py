@@ -25,7 +25,7 @@ from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.readout import fit_linear, fit_mlp
 from cjepa_agent.world_model import WorldModel
-from envs.pusht.render import SEGMENTS, PushTRenderer
+from envs.pusht.render import PushTRenderer
 
 TRAIN_FRAMES, TEST_FRAMES, MASK_FRAMES, PICTURE_FRAMES = 20000, 2000, 200, 6
 GOAL_POSE = (256.0, 256.0, np.pi / 4)
@@ -81,6 +81,12 @@ def errors(prediction: Tensor, state: Tensor) -> dict[str, float]:
     }
 
 
+def foreground_ari(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:
+    """FG-ARI: adjusted Rand index over the pixels of true objects (not the background, 0), of which there are some."""
+    objects = truth > 0
+    return float(adjusted_rand_score(truth[objects], found[objects]))
+
+
 def best_overlap(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:
     """Mean over the true objects (not the background, 0) of the best intersection over union with any slot."""
     scores = []
@@ -126,8 +132,7 @@ def _segmentation(model: WorldModel, data: EpisodeFile) -> dict[str, float]:
     scores = []
     for state, mask in zip(states, masks.argmax(1).flatten(1).numpy(), strict=True):
         truth = renderer.masks(state, GOAL_POSE).flatten()
-        objects = truth > SEGMENTS.index("background")
-        scores.append((adjusted_rand_score(truth[objects], mask[objects]), best_overlap(truth, mask)))
+        scores.append((foreground_ari(truth, mask), best_overlap(truth, mask)))
     fg_ari, overlap = np.mean(scores, axis=0)
     return {"FG-ARI": float(fg_ari), "mBO": float(overlap)}
 

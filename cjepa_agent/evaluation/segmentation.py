@@ -16,12 +16,11 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.encoder import ColourDecoder, grid_coordinates
 from cjepa_agent.evaluation.config import EvaluateConfig
-from cjepa_agent.evaluation.probe import best_overlap
+from cjepa_agent.evaluation.probe import best_overlap, foreground_ari
 from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
@@ -70,8 +69,8 @@ def run(config: EvaluateConfig) -> str:
     rng = np.random.default_rng(config.seed)
     frames = [(scene, *pair) for scene, video in zip(scenes, videos, strict=True) for pair in video.frames]
     measures = {
-        "FG-ARI, frame": [(scene, _ari(truth, found)) for scene, truth, found in frames],
-        "FG-ARI, video": [(scene, _ari(v.truth, v.found)) for scene, v in zip(scenes, videos, strict=True)],
+        "FG-ARI, frame": [(scene, foreground_ari(truth, found)) for scene, truth, found in frames],
+        "FG-ARI, video": [(scene, foreground_ari(v.truth, v.found)) for scene, v in zip(scenes, videos, strict=True)],
         "mBO, frame": [(scene, best_overlap(truth, found)) for scene, truth, found in frames],
     }
     rows = {name: scene_mean(values, rng) for name, values in measures.items()}
@@ -104,11 +103,6 @@ def _segmented(
         masks.argmax(1).view(shape).numpy(),
         (painted.view(*shape, 3).clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
     )
-
-
-def _ari(truth: NDArray[np.uint8], found: NDArray[np.int64]) -> float:
-    objects = truth > 0
-    return float(adjusted_rand_score(truth[objects], found[objects]))
 
 
 def _picture(videos: Sequence[Segmented], path: Path) -> None:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent import still_camera
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.encoder import ColourDecoder, SlotEncoder, VideoEncoder, at_points, grid_coordinates
 from cjepa_agent.losses import mean_square
 from cjepa_agent.patches import PatchDecoder, PatchEncoder
-from cjepa_agent.still_camera import StillCameraDecoder, StillCameraEncoder
+from cjepa_agent.still_camera import LEAST_CONTRAST, StillCameraDecoder, StillCameraEncoder
 from cjepa_agent.stosavi import BroadcastDecoder, StoSAViEncoder
 from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
 from cjepa_agent.world_model import TrainedEncoderConfig
@@ -175,7 +174,7 @@ class StillCameraObjective(MixtureObjective):
 
     def contrast(self, frames: Tensor) -> Tensor:
         """See ``PixelObjective``."""
-        return ((frames - self.encoder.background).abs().sum(1, keepdim=True) - still_camera.FAINT).clamp(min=0)
+        return (self.encoder.contrast(frames) - LEAST_CONTRAST).clamp(min=0)
 
 
 class StoSAViObjective(Objective):

@@ -176,7 +176,8 @@ def _causes(graph: CausalGraph, holders: Sequence[int], n_slots: int) -> NDArray
 def _in_order(values: Tensor, order: Tensor, *axes: int) -> Tensor:
     """Values (V, ...) with the slots along some axes in the order (V, S)."""
     for axis in axes:
-        shape = [len(order) if place == 0 else order.shape[1] if place == axis else 1 for place in range(values.ndim)]
+        shape = [1] * values.ndim
+        shape[0], shape[axis] = order.shape
         values = values.take_along_dim(order.view(shape), axis)
     return values
 
