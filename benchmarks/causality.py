@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
+from benchmarks.report import Report, in_own_folder, markdown_table, paired_points, require_trainings, write_page
 from benchmarks.systems import system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
@@ -39,7 +39,6 @@ from envs.clevrer.physics import FRAMES
 from envs.clevrer.questions.files import TYPES
 from envs.files import atomic
 
-RESAMPLES = 10_000
 UNMASKED = "oc-jepa"  # what all others are compared with
 CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
 PAGE = """# Does masking objects make a predictor causal?
@@ -350,13 +349,9 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
         readers = [("downstream", "counterfactual"), ("predicted", "counterfactual"), ("predicted", "predictive")]
         readers += [("ALOE", kind) for kind in TYPES] if by_aloe else []
         for reader, kind in readers:
-            right = [_right(own[s], reader, kind) - _right(plain[s], reader, kind) for s in seeds]
+            right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
             if seeds and right[0].size:
-                difference = 100 * np.mean(right, axis=0)
-                drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
-                low, high = np.quantile(drawn, (0.025, 0.975))
-                shown = f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"
-                lines.append([name, kind, reader, str(len(seeds)), shown])
+                lines.append([name, kind, reader, str(len(seeds)), paired_points(right, without, rng)])
     if not lines:
         return ""
     header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from benchmarks.report import Report, in_own_folder, markdown_table, require_trainings, write_page
+import numpy as np
+
+from benchmarks.report import Report, in_own_folder, markdown_table, paired_points, require_trainings, write_page
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.ctt import CTTConfig
@@ -33,6 +35,7 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.world_model import AnyPredictorConfig
 from configs.command import command
 from configs.presets import preset
+from envs.files import atomic
 
 UNMASKED = MaskConfig(count=0)
 IMAGE_WEIGHT = 1.0  # published for SlotFormer and for OCVP
@@ -62,11 +65,20 @@ Seconds are wall-clock time on a machine that may have had other work. The last 
 
 {sections}
 """
+UNMASKED_SYSTEM = "oc-jepa"
+CONTRASTS = """The same pairs solved more, in points against `oc-jepa` of the same training seeds, with bootstrap 95 %
+intervals of the pairs:
+
+{table}"""
 SECTION = """## Equal {what}
 
 Settings, machine and all figures are in `{source}`.
 
-{table}"""
+{table}
+
+{contrasts}
+
+![success]({picture})"""
 
 
 @dataclass(frozen=True)
@@ -183,8 +195,8 @@ class SystemsBenchmark:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     planner: PlannerSettings = field(default_factory=PlannerSettings)
     objectives: RuleObjectives = field(default_factory=RuleObjectives)
-    rules: tuple[str, ...] = ("released", "strict")
-    episodes: int = 150
+    rules: tuple[str, ...] = ("released", "moderate", "strict")
+    episodes: int = 300
     budget: int = 50
     seeds: tuple[int, ...] = (0, 1, 42)
     split: str = "test"
@@ -270,18 +282,66 @@ def run(config: SystemsBenchmark) -> None:
     for name in {name for name, _ in report.missing(config.systems, config.training_seeds)}:
         check_slots(config, name)
     header, cells = table(report.fill(config.systems, config.training_seeds, partial(measure, config)))
-    sections = [section(report, "samples" if config.seconds_of is None else "seconds", config.systems)]
+    sections = [section(config)]
     if config.seconds_of:
-        sections.insert(0, section(replace(config, seconds_of=None).report(), "samples", config.systems))
+        sections.insert(0, section(replace(config, seconds_of=None)))
     page = PAGE.format(episodes=config.episodes, split=config.split, sections="\n\n".join(sections))
     write_page(config.page, page)
     print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
 
 
-def section(report: Report, what: str, systems: Sequence[str]) -> str:
-    """The part of the page about one file, systems in a given order."""
-    shown = markdown_table(*table(report.trainings(systems)))
-    return SECTION.format(what=what, source=report.source, table=shown)
+def section(config: SystemsBenchmark) -> str:
+    """The part of the page about one file, and its picture beside the page."""
+    report = config.report()
+    entries = report.trainings(config.systems)
+    what = "samples" if config.seconds_of is None else "seconds"
+    picture = config.page.with_name(f"{config.page.stem}_{what}.png")
+    draw(entries, picture)
+    shown = markdown_table(*table(entries))
+    return SECTION.format(
+        what=what,
+        source=report.source,
+        table=shown,
+        contrasts=contrasts(entries, config.seed),
+        picture=picture.name,
+    )
+
+
+def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Each system against the unmasked one, paired; empty without that."""
+    solved = {(entry["system"], entry["training_seed"]): entry["solved"] for entry in entries}
+    rng, rules = np.random.default_rng(seed), list(entries[0]["solved"])
+    lines = []
+    for name in dict.fromkeys(entry["system"] for entry in entries):
+        both = [(own, solved[UNMASKED_SYSTEM, s]) for (other, s), own in solved.items()
+                if other == name != UNMASKED_SYSTEM and (UNMASKED_SYSTEM, s) in solved]  # fmt: skip
+        if both:
+            shown = [paired_points([o[rule] for o, _ in both], [p[rule] for _, p in both], rng) for rule in rules]
+            lines.append([name, str(len(both)), *shown])
+    return CONTRASTS.format(table=markdown_table(["system", "training seeds", *rules], lines)) if lines else ""
+
+
+def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Success of all trainings with intervals, a panel per rule, and what C-JEPA's paper reports for ``released``."""
+    from matplotlib.figure import Figure
+
+    rules = [row["rule"] for row in entries[0]["rows"]]
+    names = [f"{entry['system']}, {entry['training_seed']}" for entry in entries]
+    figure = Figure(figsize=(3.5 * len(rules), 1.5 + 0.3 * len(names)), layout="constrained")
+    for rule, axes in zip(rules, figure.subplots(1, len(rules), sharey=True, squeeze=False)[0], strict=True):
+        rows = [next(row for row in entry["rows"] if row["rule"] == rule) for entry in entries]
+        success = np.array([row["success"] for row in rows])
+        errors = [success - [row["low"] for row in rows], [row["high"] for row in rows] - success]
+        axes.errorbar(success, names, xerr=errors, fmt="o", elinewidth=0.8, label="here")
+        known = [(PUBLISHED[e["system"]], n) for e, n in zip(entries, names, strict=True) if e["system"] in PUBLISHED]
+        if rule == "released" and known:
+            axes.plot(*zip(*known, strict=True), "kx", label="published, other data")
+            axes.legend()
+        axes.set_xlabel(f"{rule}: success, %")
+        axes.grid(True, alpha=0.3)
+    axes.invert_yaxis()  # of all panels
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def check_slots(config: SystemsBenchmark, name: str) -> None:

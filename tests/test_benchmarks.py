@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_model import SETTINGS, tiny_checkpoint
 
-from benchmarks import contest, planning
+from benchmarks import contest, planning, training
 from benchmarks import planners as planners_benchmark
 from benchmarks.contenders import Ours, Published, Scenes, StableWorldModel, match_on_host
 from benchmarks.contest import Contest, Effort, Entry, entries, episode_horizons, extrapolated
@@ -21,6 +21,7 @@ from benchmarks.measuring import Counts, Predictions, Transfers
 from benchmarks.planners import PlannersBenchmark, pareto_front, searches
 from benchmarks.planning import PlanningBenchmark
 from benchmarks.scaling import Ranges, log_slope
+from benchmarks.training import TrainingBenchmark
 from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import draw
@@ -276,3 +277,22 @@ def test_the_compared_searches_are_valid() -> None:
     checkpoint = tiny_checkpoint()
     for settings in searches().values():
         Ours(checkpoint, settings, MATCHED, CPU)
+
+
+def test_training_steps_are_timed_at_published_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sizes, _), (paper, _) = (TrainingBenchmark().rows()[f"{name}-paper"] for name in ("dino-wm", "c-jepa"))
+    assert (sizes.encoder.n_slots, sizes.encoder.slot_dim, sizes.predictor.width) == (196, 384, 384)
+    assert (sizes.predictor.depth, sizes.predictor.heads, sizes.predictor.mlp) == (6, 16, 2048)
+    assert (paper.encoder.n_slots, paper.predictor.width, paper.predictor.depth) == (4, 128, 6)
+    monkeypatch.setattr(training, "PAPER_PATCHES", 8)
+    monkeypatch.setattr(training, "PATCH_WIDTH", 64)
+    training.run(TrainingBenchmark(systems=("ocvp",), batch=2, patches_batch=1, repeats=2, out=tmp_path))
+    rows = json.loads((tmp_path / "benchmark_training.json").read_text())["rows"]
+    assert list(rows) == ["c-jepa-1", "ocvp", "c-jepa-paper", "dino-wm-paper"]
+    assert all(len(row["seconds"]) == 2 and row["seconds_per_window"] > 0 for row in rows.values())
+    assert (rows["dino-wm-paper"]["tokens"], rows["dino-wm-paper"]["batch"]) == (8, 1)
+    assert "8 x 64" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'lstm'"):
+        TrainingBenchmark(systems=("lstm",))

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -57,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     SlotAutoencoder(PATCHES).save(folder / "encoder")
     write_json(folder / "encoder/recipe.json", {})
     extract(ExtractConfig(data=folder / "data.h5", encoder=folder / "encoder", out=folder / "patches", stride=5))
-    for rule in ("released", "strict"):
+    for rule in ("released", "moderate", "strict"):
         draw(EpisodeFile(folder / "data.h5"), rule, "test", 0, 2, 25).write(folder)
     return folder
 
@@ -98,7 +99,9 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert [entry["system"] for entry in entries] == list(config.systems)
     assert [entry["frame_tokens"] for entry in entries] == [6, 4, 6, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
     for entry in entries:
-        assert [row["rule"] for row in entry["rows"]] == ["released", "strict"] and entry["training_seconds"] > 0
+        assert [row["rule"] for row in entry["rows"]] == ["released", "moderate", "strict"] and entry[
+            "training_seconds"
+        ] > 0
         seen = {row["planning_target"].split(" + ")[0].split(",")[0] for row in entry["rows"]}
         assert seen == ({"all slots"} if entry["system"] == "dino-wm" else {"block slot"})
         assert all(row["episodes"] == 2 and row["low"] <= row["success"] <= row["high"] for row in entry["rows"])
@@ -110,6 +113,7 @@ def test_all_systems_are_trained_scored_and_resumed(
         assert {name: pytest.approx(float(value)) for name, value in logged.items()} == entry["rollout"]
     page = (tmp_path / "systems.md").read_text()
     assert page.count("\n| ") == 2 + len(entries) and "| slotformer | 0 | " in page and "s / solve" in page
+    assert "(systems_samples.png)" in page and plt.imread(tmp_path / "systems_samples.png").std() > 0
     assert str(tmp_path) not in page + json.dumps(first)
     monkeypatch.setattr(systems, "measure", lambda *_: pytest.fail("measured again"))
     systems.run(config)
@@ -136,6 +140,18 @@ def test_equal_seconds_take_the_pace_of_equal_samples(data: Path, tmp_path: Path
     page = (tmp_path / "systems.md").read_text()
     assert page.index("## Equal samples") < page.index("| c-jepa-1 | 0 |") < page.index("## Equal seconds")
     assert page.count("| 88.67 |") == 1 and page.count("| ocvp | 0 |") == 2
+
+
+def test_contrasts_are_paired_by_pair_and_seed() -> None:
+    def entry(name: str, seed: int, strict: list[int]) -> dict[str, object]:
+        return {"system": name, "training_seed": seed, "solved": {"released": [1, 1, 1, 1], "strict": strict}}
+
+    plain = [entry("oc-jepa", 0, [0, 0, 1, 1]), entry("oc-jepa", 1, [0, 0, 0, 1])]
+    others = [entry("ocvp", 0, [1, 1, 0, 0]), entry("c-jepa-1", 1, [1, 1, 1, 1]), entry("c-jepa-1", 2, [0, 0, 0, 0])]
+    text = systems.contrasts([*others, *plain], 0)
+    assert "| ocvp | 1 | +0.0 (+0.0 to +0.0) | +0.0 (-100.0 to +100.0) |" in text
+    assert "| c-jepa-1 | 1 | +0.0 (+0.0 to +0.0) | +75.0 (" in text  # seed 2 has nothing to be compared with
+    assert text.count("\n| ") == 4 and systems.contrasts(others, 0) == ""
 
 
 def test_processes_share_a_file(tmp_path: Path) -> None:
