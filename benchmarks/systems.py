@@ -61,7 +61,8 @@ DINOv2); it knows no block, so that all patches and proprioception are its goal.
 intervals; they do not cover the training's randomness. The rollout error is that of slots on validation episodes as a
 share of the error of copying the first frame. Parameters are those of the predictor; tokens are those of one frame.
 Seconds are wall-clock time on a machine that may have had other work. The last column is C-JEPA's paper
-(arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`.
+(arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`. Rule
+`moderate` has the predicate and the pairs of `released`.
 
 {sections}
 """
@@ -327,8 +328,9 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     rules = [row["rule"] for row in entries[0]["rows"]]
     names = [f"{entry['system']}, {entry['training_seed']}" for entry in entries]
-    figure = Figure(figsize=(3.5 * len(rules), 1.5 + 0.3 * len(names)), layout="constrained")
-    for rule, axes in zip(rules, figure.subplots(1, len(rules), sharey=True, squeeze=False)[0], strict=True):
+    figure = Figure(figsize=(3.5 * len(rules), 1.8 + 0.3 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
+    for rule, axes in zip(rules, panels, strict=True):
         rows = [next(row for row in entry["rows"] if row["rule"] == rule) for entry in entries]
         success = np.array([row["success"] for row in rows])
         errors = [success - [row["low"] for row in rows], [row["high"] for row in rows] - success]
@@ -336,10 +338,11 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         known = [(PUBLISHED[e["system"]], n) for e, n in zip(entries, names, strict=True) if e["system"] in PUBLISHED]
         if rule == "released" and known:
             axes.plot(*zip(*known, strict=True), "kx", label="published, other data")
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=2)
         axes.set_xlabel(f"{rule}: success, %")
         axes.grid(True, alpha=0.3)
-    axes.invert_yaxis()  # of all panels
+    panels[0].margins(y=0.5 / len(names))
+    panels[0].invert_yaxis()
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
