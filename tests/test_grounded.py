@@ -18,15 +18,17 @@ from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import losses, predict
+from cjepa_agent.vqa.causal_past import causal_past, nodes
 from cjepa_agent.vqa.checkpoint import find, load, save
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading, SlotQuestions
 from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
 from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, holding, mentions
 from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
+from envs.clevrer.events import CausalGraph, Event
 from envs.clevrer.questions.vocabulary import QUESTION_WORDS, encode_question
 
-TINY = GroundedALOEConfig(layers=3, heads=2, width=32, mlp=64, head=32, frames=32, tubelet=4, perception=2)
+TINY = GroundedALOEConfig(layers=3, heads=2, width=32, mlp=64, head=32, frames=32, tubelet=4, perception=16)
 SCENES = [0, 1, 2, 10000, 10001]
 
 
@@ -95,7 +97,7 @@ def test_targets_follow_the_slots(data: Path) -> None:
             assert torch.equal(moved.collisions[0, :, place, other_place], plain.collisions[0, :, slot, other])
 
 
-def test_causes_answer_explanatory_questions(data: Path) -> None:
+def test_the_causal_past_answers_explanatory_questions(data: Path) -> None:
     file = Dataset(data).questions("train")
     only = [
         {**scene, "questions": [q for q in scene["questions"] if q["question_type"] == "explanatory"]}
@@ -104,15 +106,48 @@ def test_causes_answer_explanatory_questions(data: Path) -> None:
     asked = SlotQuestions(replace(file, scenes=only), VideoSlots(data / "slots"), TINY.frames)
     batch = asked.batch(np.arange(len(asked)))
     order = torch.rand(len(batch.slots), 7, generator=torch.Generator().manual_seed(0)).argsort(1)
-    truth = grounding_of(data, *batch.readings, order=order)
+    annotations = Annotations(Dataset(data), VideoSlots(data / "slots"), StateReader())
+    every_frame = [Reading(reading.scene, NOTHING, range(128)) for reading in batch.readings]
+    truth = annotations.of(every_frame, 1, order)
+    led, node = (
+        causal_past(truth.collisions),
+        {pair: n for n, pair in enumerate(zip(*(ends.tolist() for ends in nodes(7)), strict=True))},
+    )
     named, _ = mentions(batch.words, truth.names[batch.owner])
     effect, cause = named[:, :QUESTION_WORDS].any(1), named[:, QUESTION_WORDS:].any(1)
-    leads = [
-        bool(truth.causes[owner, int(one), int(other), int(first), int(second)])
-        for owner, (one, other), (first, second) in zip(batch.owner, _ends(effect), _ends(cause), strict=True)
+    told = [
+        float(led[owner, node[event], node[before]])
+        for owner, event, before in zip(batch.owner, _ends(effect), _ends(cause), strict=True)
     ]
-    assert leads == holding(batch).bool().tolist()
-    assert 0 < sum(leads) < len(leads)
+    assert told == holding(batch).tolist()
+    assert 0 < sum(told) < len(told)
+
+
+def test_the_causal_past_is_that_of_the_graph() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        pairs = [tuple(sorted(rng.choice(5, 2, replace=False).tolist())) for _ in range(rng.integers(1, 9))]
+        collisions = torch.zeros(1, len(pairs), 5, 5)
+        for step, (one, other) in enumerate(pairs):
+            collisions[0, step, [one, other], [other, one]] = 1
+        led, node = causal_past(collisions)[0], list(zip(*(ends.tolist() for ends in nodes(5)), strict=True))
+        graph = CausalGraph.of([Event("collision", frozenset(pair), step) for step, pair in enumerate(pairs)])
+        expected = {
+            (pair, cause)
+            for place, pair in enumerate(pairs)
+            for before in graph.ancestors(place)
+            for cause in (pairs[before], *((end, end) for end in pairs[before]))
+        }
+        found = {(node[row], node[column]) for row, column in led.nonzero().tolist() if row >= 5}
+        assert found == expected
+
+
+def test_an_unsure_link_makes_what_follows_unsure() -> None:
+    collisions = torch.zeros(1, 3, 4, 4)
+    for step, (one, other, sure) in enumerate([(0, 1, 0.9), (1, 2, 0.4), (2, 3, 0.8)]):
+        collisions[0, step, [one, other], [other, one]] = sure
+    led = causal_past(collisions)[0]
+    assert led[3, 0] == pytest.approx(0.9 * 0.4 * 0.8) and led[3, 2] == pytest.approx(0.8) and led[0, 3] == 0
 
 
 def _ends(named: Tensor) -> list[tuple[int, int]]:
@@ -206,7 +241,7 @@ def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data
     assert torch.allclose(perceived.collisions, perceived.collisions.transpose(-1, -2), atol=1e-5)
     none = perceived._replace(collisions=torch.full_like(perceived.collisions, -30.0))
     one = none._replace(collisions=none.collisions.clone())
-    tubelets = model.tubelets(batch.slots)
+    tubelets = model.tubelets(model.visible(batch.slots))
     one.collisions[:, 3, 1, 4] = one.collisions[:, 3, 4, 1] = 30.0
     changed = (model._objects(tubelets, none) - model._objects(tubelets, one)).abs().sum(-1) > 1e-6
     assert changed[:, [1, 4]].all() and not changed[:, [0, 2, 3, 5, 6]].any()

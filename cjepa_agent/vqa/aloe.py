@@ -78,7 +78,7 @@ class ALOE(Answerer):
     def _tokens(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (I, 1 + C S + 32, width), and which of them are padding."""
         # Questions share readings, whose slots are mapped once.
-        seen = self.slot_in(_marked(self.tubelets(slots), 0, 1)).flatten(1, 2)[owner]
+        seen = self.slot_in(_marked(self.tubelets(self.visible(slots)), 0, 1)).flatten(1, 2)[owner]
         in_question = ~descriptive[:, None] & (torch.arange(TEXT, device=words.device) < QUESTION_WORDS)
         parts = torch.stack([in_question, ~in_question], dim=-1).to(slots.dtype)
         text = self.text_in(_marked(torch.cat([self.words(words), parts], dim=-1), 1, 0))

@@ -64,12 +64,14 @@ class Perceived(NamedTuple):
     """What V readings show, as logits.
 
     Attributes:
-        tokens: (V, C, S, width) that the logits are read from.
+        tokens: (V, C, S, width) of slots, that the concepts are read from.
+        pairs: (V, C, S (S - 1) / 2, width) of pairs of slots, that the collisions are read from.
         concepts: (V, C, S, 15) of each slot in each tubelet, see ``cjepa_agent.vqa.grounding``.
-        collisions: (V, C, S, S) that the objects of two slots collide, symmetric.
+        collisions: (V, C, S, S) that the objects of two slots collide, symmetric; the diagonal means nothing.
     """
 
     tokens: Tensor
+    pairs: Tensor
     concepts: Tensor
     collisions: Tensor
 
@@ -83,8 +85,6 @@ class Logits(NamedTuple):
         mentioned: (I, 32, S) that a word names the object of a slot; None from models that are not asked.
         perceived: of the readings; None likewise.
         holds: (I,) that what a choice says is so, also where the question asks for what is not; None likewise.
-        causes: (V, N, N) that something (columns) leads to an event (rows), both by the nodes of
-            ``cjepa_agent.vqa.grounding.nodes``; None likewise.
     """
 
     answer: Tensor
@@ -92,7 +92,6 @@ class Logits(NamedTuple):
     mentioned: Tensor | None = None
     perceived: Perceived | None = None
     holds: Tensor | None = None
-    causes: Tensor | None = None
 
 
 class Answerer(nn.Module, ABC):
@@ -135,13 +134,15 @@ class Answerer(nn.Module, ABC):
         They sum to 1 together with those of [CLS] itself and of the words.
         """
 
-    def tubelets(self, slots: Tensor) -> Tensor:
-        """Slots (V, F, S, D) as (V, C, S, frames of a tubelet x D), zeros for blind models; raises as ``forward``."""
+    def visible(self, slots: Tensor) -> Tensor:
+        """Slots (V, F, S, D) as the model sees them, zeros for blind models; raises as ``forward``."""
         expected = (self.config.frames, self.n_slots, self.slot_dim)
         if tuple(slots.shape[1:]) != expected:
             raise ValueError(f"slots are {tuple(slots.shape[1:])}, the model reads (frames, slots, width) {expected}")
-        if self.config.blind:
-            slots = torch.zeros_like(slots)
+        return torch.zeros_like(slots) if self.config.blind else slots
+
+    def tubelets(self, slots: Tensor) -> Tensor:
+        """Visible slots (V, F, S, D) as (V, C, S, frames of a tubelet x D)."""
         tubelets: Tensor = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         return tubelets
 

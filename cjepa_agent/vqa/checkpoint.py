@@ -52,8 +52,9 @@ python -m cjepa_agent.evaluate task=vqa weights=<this folder or Hub id> data=<CL
 ```
 """
 GROUNDED_CARD = """
-It has learned from annotations of the training videos, too (names, motion, collisions, and what led to what), not from
-answers alone as the published model."""
+It has learned from annotations of the training videos, too (names, motion and collisions), not from answers alone as
+the published model, and takes what led to what from the collisions it perceives, by the rule of CLEVRER's causal
+graph."""
 
 
 def save(model: Answerer, folder: Path, training: Mapping[str, Any]) -> None:

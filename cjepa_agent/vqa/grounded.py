@@ -1,12 +1,14 @@
 """ALOE with grounding: what a video shows is perceived before words are read, and words are told what they name.
 
-Five things differ from ALOE, none of which is published for it. A transformer over slots and time perceives names,
-motion and collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``); the tokens of a slot and of
-a pair of slots hold what was perceived of them over the video, and tell what led to what. These do not attend to words
-(the fully visible prefix of arXiv 1910.10683), so that a video is read once for all of its questions. Words learn which
-slots they name, as in MDETR (arXiv 2104.12763). Choices are read from the tokens of what question and choice name,
-beside [CLS]. And a third read-out learns whether what a choice says is so, also where the question asks what is *not*
-so: right and wrong are the exclusive or of both, of which neither tells anything on its own.
+Five things differ from ALOE, none of which is published for it. Convolutions over time perceive names, motion and
+collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``), and from collisions follows what led
+to what (``cjepa_agent.vqa.causal_past``); the tokens of a slot and of a pair of slots hold what was perceived of them
+over the video. These do not attend to words (the fully visible prefix of arXiv 1910.10683), so that a video is read
+once for all of its questions. Words learn which slots they name, as in MDETR (arXiv 2104.12763), and hold what these
+hold. Choices are read from the tokens of what question and choice name, and from what led to what of these, beside
+[CLS]. And a third read-out
+learns whether what a choice says is so, also where the question asks what is *not* so: right and wrong are the
+exclusive or of both, of which neither tells anything on its own.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ from torch.nn import functional as F
 from cjepa_agent.predictor import Block
 from cjepa_agent.vqa.aloe import TEXT
 from cjepa_agent.vqa.answerer import Answerer, AnswererConfig, Logits, Perceived
-from cjepa_agent.vqa.grounding import CONCEPTS, NAME_OF_WORD, NO_NAME, nodes
+from cjepa_agent.vqa.causal_past import causal_past, nodes
+from cjepa_agent.vqa.grounding import CONCEPTS, NAME_OF_WORD, NAMES, NO_NAME
 from envs.clevrer.questions.vocabulary import QUESTION_VOCABULARY, QUESTION_WORDS
 
-PAIR_WIDTH = 32
+COURSE_WIDTH, PHRASE_WIDTH = 32, 64
+PHRASE = 3  # words before and after a word that may belong to the same phrase
+AROUND = 2  # frames before and after
+RARE = -4.0  # logit of a collision
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,13 @@ class GroundedALOEConfig(AnswererConfig):
     """Architecture of ALOE with grounding.
 
     Attributes:
-        perception: layers over slots and time, before any word is read.
+        perception: width of the convolutions over time that perceive slots and pairs of slots.
         kind: ``grounded``.
     """
 
     dropout: float = 0.0
-    tubelet: int = 4
-    perception: int = 2
+    tubelet: int = 2
+    perception: int = 48
     kind: Literal["grounded"] = "grounded"
 
     def __post_init__(self) -> None:
@@ -55,28 +61,80 @@ class GroundedALOEConfig(AnswererConfig):
 
 
 class Perception(nn.Module):
-    """Tokens of slots in time, and what they show."""
+    """What each slot shows, and each pair of slots: convolutions over time.
+
+    Distances and motion are told by absolute differences, of two slots and of a slot and itself one frame before: a
+    transformer over slots, which must find them by products, took most collisions for two (``docs/LOG.md``).
+    """
+
+    first: Tensor
+    second: Tensor
+    pair_of: Tensor
 
     def __init__(self, config: GroundedALOEConfig, slots: int, slot_dim: int) -> None:
         super().__init__()
-        self.slot_in = nn.Linear(config.tubelet * slot_dim, config.width)
-        self.time, self.slot = _embedding(config.steps, 1, config.width), _embedding(slots, config.width)
-        self.blocks = _blocks(config, config.perception)
-        self.norm = nn.LayerNorm(config.width)
-        self.concepts = nn.Linear(config.width, len(CONCEPTS))
-        self.pairs = nn.Linear(config.width, 2 * PAIR_WIDTH)
-        self.rarity = nn.Parameter(torch.tensor(-3.0))
+        width = config.perception
+        self.code = nn.Linear(slot_dim, width)
+        self.own, self.both = nn.Linear(slot_dim + width, width), nn.Linear(3 * width, width)
+        self.slot_course, self.pair_course = (Course(width, config.tubelet) for _ in range(2))
+        self.concepts, self.collisions = nn.Linear(width, len(CONCEPTS)), nn.Linear(width, 1)
+        nn.init.constant_(self.collisions.bias, RARE)
+        first, second = (ends[slots:] for ends in nodes(slots))
+        pair_of = torch.zeros(slots, slots, dtype=torch.long)
+        pair_of[first, second] = pair_of[second, first] = torch.arange(len(first))
+        for name, value in (("first", first), ("second", second), ("pair_of", pair_of)):
+            self.register_buffer(name, value, persistent=False)
 
-    def forward(self, tubelets: Tensor) -> Perceived:
-        """What tubelets (V, C, S, D') show."""
-        x = self.slot_in(tubelets) + self.time + self.slot
-        shape, x = x.shape[1:3], x.flatten(1, 2)
-        for block in self.blocks:
-            x = block(x, x.shape[1])
-        tokens = self.norm(x).unflatten(1, shape)
-        one, other = self.pairs(tokens).chunk(2, dim=-1)
-        scores = one @ other.transpose(-1, -2) * PAIR_WIDTH**-0.5
-        return Perceived(tokens, self.concepts(tokens), scores + scores.transpose(-1, -2) + self.rarity)
+    def forward(self, slots: Tensor) -> Perceived:
+        """What slots (V, F, S, D) show."""
+        code = self.code(slots)
+        change = F.pad(code.diff(dim=1).abs(), (0, 0, 0, 0, 1, 0))
+        own = F.gelu(self.own(torch.cat([slots, change], dim=-1)))
+        one, other = code[:, :, self.first], code[:, :, self.second]
+        motion = own[:, :, self.first] + own[:, :, self.second]
+        both = F.gelu(self.both(torch.cat([(one - other).abs(), one * other, motion], dim=-1)))
+        tokens, pairs = self.slot_course(own), self.pair_course(both)
+        collisions = self.collisions(pairs).squeeze(-1)[..., self.pair_of]
+        return Perceived(tokens, pairs, self.concepts(tokens), collisions)
+
+
+class Course(nn.Module):
+    """Frames to tubelets, each with those around it.
+
+    Args:
+        width: numbers per frame, and per tubelet.
+        tubelet: frames in one.
+    """
+
+    def __init__(self, width: int, tubelet: int) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(width, width, 2 * AROUND + 1, padding=AROUND)
+        self.tubelets = nn.Conv1d(width, width, tubelet + 2 * AROUND, stride=tubelet, padding=AROUND)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values (V, F, N, width) to (V, C, N, width)."""
+        x = values.permute(0, 2, 3, 1).flatten(0, 1)
+        x = F.gelu(self.tubelets(x + F.gelu(self.frames(x))))
+        tubelets: Tensor = self.norm(x.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2))
+        return tubelets
+
+
+class Naming(nn.Module):
+    """Which slots words name: those that lack nothing of what a word's phrase asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(len(QUESTION_VOCABULARY), PHRASE_WIDTH)
+        self.around = nn.Conv1d(PHRASE_WIDTH, PHRASE_WIDTH, 2 * PHRASE + 1, padding=PHRASE)
+        self.asked = nn.Linear(PHRASE_WIDTH, len(NAMES))
+        self.nothing = nn.Parameter(torch.tensor(-RARE))
+
+    def forward(self, words: Tensor, names: Tensor) -> Tensor:
+        """Logits (I, L, S) that words (I, L) name slots that have names, (I, S, 13) probabilities."""
+        phrases = F.gelu(self.around(self.words(words).transpose(1, 2))).transpose(1, 2)
+        logits: Tensor = self.nothing - F.softplus(self.asked(phrases)) @ (1 - names).transpose(1, 2)
+        return logits
 
 
 class GroundedALOE(Answerer):
@@ -90,20 +148,19 @@ class GroundedALOE(Answerer):
         super().__init__(config, slots, slot_dim)
         width = config.width
         self.perception = Perception(config, slots, slot_dim)
-        self.course = nn.Linear(config.tubelet * slot_dim, PAIR_WIDTH)
-        self.summary = nn.Linear(config.steps * (width + 2 * len(CONCEPTS) + PAIR_WIDTH), width)
-        self.slot = _embedding(slots, width)
-        self.pair = nn.Linear(2 * width + config.steps, width)
-        self.first, self.second = (list(ends[slots:]) for ends in nodes(slots))
+        self.course = nn.Linear(config.tubelet * slot_dim, COURSE_WIDTH)
+        known = config.perception + 2 * len(CONCEPTS) + COURSE_WIDTH
+        self.summary = nn.Linear(config.steps * known, width)
+        self.kind, self.slot = nn.Linear(len(NAMES), width), _embedding(slots, width)
+        self.pair = nn.Linear(2 * width + config.steps * (config.perception + 1), width)
+        self.slot_norm, self.pair_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.words = nn.Embedding(len(QUESTION_VOCABULARY), width)
         nn.init.normal_(self.words.weight, std=0.5)
         self.parts, self.positions, self.cls = _embedding(2, width), _embedding(TEXT, width), _embedding(1, width)
         self.blocks = _blocks(config, config.layers)
         self.norm = nn.LayerNorm(width)
         self.holds_head = self._head(self.choice_width, 1)
-        self.naming, self.named = nn.Linear(width, PAIR_WIDTH), nn.Linear(width, PAIR_WIDTH)
-        self.effect, self.cause = nn.Linear(width, width), nn.Linear(width, width)
-        self.rarity = nn.Parameter(torch.tensor(-3.0))
+        self.naming, self.named = Naming(), nn.Linear(width, width)
         self.register_buffer("is_name", NAME_OF_WORD != NO_NAME, persistent=False)
 
     @property
@@ -114,17 +171,16 @@ class GroundedALOE(Answerer):
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
         """See ``Answerer``."""
-        return [p for blocks in (self.perception.blocks, self.blocks) for p in blocks.parameters() if p.ndim == 2]
+        return [p for p in self.blocks.parameters() if p.ndim == 2]
 
     def forward(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Logits:
         """See ``Answerer``."""
         perceived, mentioned, objects, text, seen = self._before_last(slots, words, owner, descriptive)
         summary = self.norm(self._last(text, 1, seen, self._last.keys_values(objects)[owner])[:, 0])
-        objects = self.norm(objects)
-        causes = self.effect(objects) @ self.cause(objects).transpose(1, 2) * self.config.width**-0.5 + self.rarity
-        told = torch.cat([summary, self._of_named(objects, causes, owner, words, mentioned)], dim=-1)
+        named = self._of_named(self.norm(objects), perceived, owner, self._said(mentioned, words))
+        told = torch.cat([summary, named], dim=-1)
         correct, holds = self.choice_head(told).squeeze(-1), self.holds_head(told).squeeze(-1)
-        return Logits(self.answer_head(summary), correct, mentioned, perceived, holds, causes)
+        return Logits(self.answer_head(summary), correct, mentioned, perceived, holds)
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
@@ -144,69 +200,71 @@ class GroundedALOE(Answerer):
 
         They are (V, N, width) of slots and of pairs of slots, and (I, L + 1, width) of words and [CLS], see ``_text``.
         """
-        tubelets = self.tubelets(slots)
-        perceived = self.perception(tubelets)
-        text, is_text, places = self._text(words, descriptive)
-        objects = self._objects(tubelets, perceived)
+        slots = self.visible(slots)
+        perceived: Perceived = self.perception(slots)
+        objects = self._objects(self.tubelets(slots), perceived)
+        mentioned = self.naming(words, self._names(perceived)[owner])
+        named = self._said(mentioned, words) @ self.named(objects[:, : self.n_slots])[owner]
+        text, is_text = self._text(words, descriptive, named)
         seen = F.pad(is_text, (objects.shape[1], 0), value=True)
-        blocks = cast(Sequence[Block], self.blocks)
-        half = (len(blocks) + 1) // 2
-        objects, text = self._read(blocks[:half], objects, owner, text, seen)
-        named = self.named(objects[:, : self.n_slots])[owner]
-        naming = self.naming(text[:, :-1]) @ named.transpose(1, 2) * PAIR_WIDTH**-0.5
-        mentioned = naming.new_zeros(*words.shape, self.n_slots)
-        mentioned = mentioned.scatter(1, places[..., None].expand_as(naming), naming)
-        objects, text = self._read(blocks[half:-1], objects, owner, text, seen)
+        for block in cast(Sequence[Block], self.blocks[:-1]):
+            text = block(text, text.shape[1], seen, block.keys_values(objects)[owner])
+            objects = block(objects, objects.shape[1])
         return perceived, mentioned, objects, text, seen
 
-    def _of_named(self, objects: Tensor, causes: Tensor, owner: Tensor, words: Tensor, mentioned: Tensor) -> Tensor:
+    def _of_named(self, objects: Tensor, perceived: Perceived, owner: Tensor, said: Tensor) -> Tensor:
         """What is known (I, 4 width + 16) of the slots and the pairs of slots that question and choice name.
 
         Args:
             objects: (V, N, width) tokens of slots and pairs.
-            causes: (V, N, N) logits of what leads to what.
+            perceived: of the readings.
             owner: see ``Batch``.
-            words: see ``Batch``.
-            mentioned: (I, 32, S) logits of which words name what.
+            said: (I, 32, S) which words name what.
         """
-        in_choice = torch.arange(words.shape[1], device=words.device) >= QUESTION_WORDS
-        # Which words name what is learned from annotations alone, like all that is perceived.
-        said = mentioned.sigmoid().detach() * self.is_name[words][..., None]
+        in_choice = torch.arange(said.shape[1], device=said.device) >= QUESTION_WORDS
         slots = torch.stack([1 - (1 - said[:, part]).prod(1) for part in (~in_choice, in_choice)], dim=1)
-        pairs = slots[..., self.first] * slots[..., self.second]
+        first, second = self.perception.first, self.perception.second
+        pairs = slots[..., first] * slots[..., second]
         named = torch.cat([F.pad(slots, (0, pairs.shape[-1])), F.pad(pairs, (slots.shape[-1], 0))], dim=1)
-        leads = named @ causes.sigmoid()[owner] @ named.transpose(1, 2)
+        leads = named @ causal_past(self._collided(perceived))[owner] @ named.transpose(1, 2)
         return torch.cat([(named @ objects[owner]).flatten(1), leads.flatten(1)], dim=-1)
-
-    def _read(
-        self, blocks: Sequence[Block], objects: Tensor, owner: Tensor, text: Tensor, seen: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        for block in blocks:
-            text = block(text, text.shape[1], seen, block.keys_values(objects)[owner])
-            objects = block(objects, objects.shape[1])
-        return objects, text
 
     def _objects(self, tubelets: Tensor, perceived: Perceived) -> Tensor:
         """Tokens (V, S + S (S - 1) / 2, width) of slots and of pairs of them.
 
         A slot's holds its course, what was perceived of it, and of those that it collided with; a pair's what its two
-        slots' hold and how these differ, and when they collided: a text that names both finds in one place whether they
-        did, or come near each other.
+        slots' hold and how these differ, and what was perceived of both: a text that names both finds in one place
+        whether they collided, or came near each other.
         """
-        concepts = perceived.concepts.sigmoid()
-        itself = torch.eye(self.n_slots, dtype=torch.bool, device=concepts.device)
-        partners = perceived.collisions.sigmoid().masked_fill(itself, 0) @ concepts
+        concepts, collided = perceived.concepts.sigmoid(), self._collided(perceived)
+        partners = collided @ concepts
         # What is perceived is learned from annotations alone, and answers are learned from it as it is.
         known = torch.cat([perceived.tokens, concepts, partners], dim=-1).detach()
         known = torch.cat([known, self.course(tubelets)], dim=-1)
-        tokens = self.summary(known.transpose(1, 2).flatten(2)) + self.slot
-        collided = perceived.collisions.sigmoid()[:, :, self.first, self.second].detach().transpose(1, 2)
-        one, other = tokens[:, self.first], tokens[:, self.second]
-        pairs = self.pair(torch.cat([one + other, (one - other).abs(), collided], dim=-1))
+        tokens = self.summary(known.transpose(1, 2).flatten(2)) + self.kind(self._names(perceived)) + self.slot
+        tokens = self.slot_norm(tokens)
+        first, second = self.perception.first, self.perception.second
+        both = torch.cat([perceived.pairs, collided[:, :, first, second, None]], dim=-1)
+        both = both.detach().transpose(1, 2).flatten(2)
+        one, other = tokens[:, first], tokens[:, second]
+        pairs = self.pair_norm(self.pair(torch.cat([one + other, (one - other).abs(), both], dim=-1)))
         return torch.cat([tokens, pairs], dim=1)
 
-    def _text(self, words: Tensor, descriptive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (I, L + 1, width) of words and [CLS], which of them are no padding, and the words' places (I, L).
+    def _collided(self, perceived: Perceived) -> Tensor:
+        """Probabilities (V, C, S, S) of collisions, 0 of a slot with itself; nothing is learned through them."""
+        itself = torch.eye(self.n_slots, dtype=torch.bool, device=perceived.collisions.device)
+        return perceived.collisions.detach().float().sigmoid().masked_fill(itself, 0)
+
+    def _names(self, perceived: Perceived) -> Tensor:
+        """Probabilities (V, S, 13) of names, those of the frame that tells most; nothing is learned through them."""
+        return perceived.concepts[..., : len(NAMES)].detach().float().sigmoid().amax(1)
+
+    def _said(self, mentioned: Tensor, words: Tensor) -> Tensor:
+        """Probabilities (I, 32, S) that words name slots, 0 of words that are no names; likewise."""
+        return mentioned.detach().sigmoid() * self.is_name[words][..., None]
+
+    def _text(self, words: Tensor, descriptive: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (I, L + 1, width) of words, with what they name (I, 32, width), and of [CLS]; which are no padding.
 
         L is the most words of an item; those of question and choice follow each other without the padding in between,
         which would be half of all tokens.
@@ -216,8 +274,9 @@ class GroundedALOE(Answerer):
         words = words.gather(1, places)
         in_question = ~descriptive[:, None] & (places < QUESTION_WORDS)
         text = self.words(words) + self.parts[in_question.long()] + self.positions[places]
+        text = text + named.take_along_dim(places[..., None], 1)
         text = torch.cat([text, self.cls.expand(len(words), -1, -1)], dim=1)
-        return text, F.pad(words != 0, (0, 1), value=True), places
+        return text, F.pad(words != 0, (0, 1), value=True)
 
 
 def _blocks(config: GroundedALOEConfig, count: int) -> nn.ModuleList:

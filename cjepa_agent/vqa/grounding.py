@@ -1,8 +1,7 @@
 """What annotations tell of each slot, and which slots each word names: targets beside the answers.
 
-CLEVRER annotates its training videos: names of objects, when they are in view and move, and their collisions. From the
-order of these in time its causal graph follows (``envs.clevrer.events``). A model that must find this out from answers
-alone needs hundreds of epochs (``docs/LOG.md``).
+CLEVRER annotates its training videos: names of objects, when they are in view and move, and their collisions. A model
+that must find this out from answers alone needs hundreds of epochs (``docs/LOG.md``).
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Logits
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.events import CausalGraph
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.facts import Facts, shown_collisions
 from envs.clevrer.questions.vocabulary import ATTRIBUTES, QUESTION_VOCABULARY
@@ -30,7 +28,6 @@ from envs.clevrer.scene import SHAPES
 NAMES = tuple(name for names in ATTRIBUTES.values() for name in names)
 CONCEPTS = (*NAMES, "in view", "moving")
 NO_NAME = -1
-RARITY = 5.0  # weight of a collision against none, of which there are a hundred times as many
 
 
 def _name(word: str) -> int:
@@ -42,12 +39,6 @@ def _name(word: str) -> int:
 NAME_OF_WORD = torch.tensor([_name(word) for word in QUESTION_VOCABULARY])
 
 
-def nodes(slots: int) -> tuple[Tensor, Tensor]:
-    """What can happen to whom: both slots (N,) of each node, first twice the same for each slot, then all pairs."""
-    alone, pairs = torch.arange(slots), torch.triu_indices(slots, slots, offset=1)
-    return torch.cat([alone, pairs[0]]), torch.cat([alone, pairs[1]])
-
-
 class Grounding(NamedTuple):
     """Targets of V readings.
 
@@ -56,29 +47,24 @@ class Grounding(NamedTuple):
         collisions: (V, C, S, S), symmetric.
         told: (V, C) bool, whether annotations tell of a tubelet; not of frames that are predicted.
         names: (V, S, 13) of the object in each slot, whether it is in view or not.
-        causes: (V, S, S, S, S), whether something leads to an event in CLEVRER's causal graph of the whole video. The
-            first two slots are the event's: those that collide, or twice the one that leaves. The last two are those
-            whose collision leads to it, or twice one that takes part in anything that leads to it.
     """
 
     concepts: Tensor
     collisions: Tensor
     told: Tensor
     names: Tensor
-    causes: Tensor
 
 
 class _Scene(NamedTuple):
     """What the annotation of a video tells.
 
-    Names (S, 13), in view and moving (128, S), (frame, slot, slot) of collisions, and causes as in ``Grounding``.
+    Names (S, 13), in view and moving (128, S), and (frame, slot, slot) of collisions.
     """
 
     names: NDArray[np.float32]
     in_view: NDArray[np.bool_]
     moving: NDArray[np.bool_]
     collisions: list[tuple[int, int, int]]
-    causes: NDArray[np.bool_]
 
 
 class Annotations:
@@ -113,7 +99,6 @@ class Annotations:
             _in_order(found.collisions, order, 2, 3),
             found.told,
             _in_order(found.names, order, 1),
-            _in_order(found.causes, order, 1, 2, 3, 4),
         )
 
     def _reading(self, reading: Reading, tubelet: int) -> Grounding:
@@ -133,7 +118,7 @@ class Annotations:
             place = (frame - frames.start) // span
             if 0 <= place < count:
                 collisions[place, [one, other], [other, one]] = 1
-        return Grounding(*(torch.from_numpy(array) for array in (concepts, collisions, told, names, scene.causes)))
+        return Grounding(*(torch.from_numpy(array) for array in (concepts, collisions, told, names)))
 
     def _scene(self, scene: int) -> _Scene:
         if scene not in self._scenes:
@@ -154,23 +139,7 @@ class Annotations:
                 moving[:, slot] = facts.moving[item.id] & facts.visible[item.id]
         pairs = [(item.frame, *(holders[id] for id in item.ids)) for item in shown_collisions(trajectory)]
         seen = [pair for pair in pairs if pair[0] < VISIBLE_FRAMES and NO_SLOT not in pair[1:]]
-        return _Scene(names, in_view, moving, seen, _causes(facts.graph, holders, n_slots))
-
-
-def _causes(graph: CausalGraph, holders: Sequence[int], n_slots: int) -> NDArray[np.bool_]:
-    """What leads to what, see ``Grounding``, of objects that the slots ``holders`` hold."""
-    causes = np.zeros((n_slots,) * 4, bool)
-    slots = [sorted(holders[id] for id in event.objects) for event in graph.events]
-    for place, own in enumerate(slots):
-        if NO_SLOT in own:
-            continue
-        for before in graph.ancestors(place):
-            others = [slot for slot in slots[before] if slot != NO_SLOT]
-            for pair in [*zip(others, others, strict=True), *([slots[before]] if len(others) == 2 else [])]:
-                for event in (own, own[::-1]):
-                    causes[event[0], event[-1], pair[0], pair[-1]] = True
-                    causes[event[0], event[-1], pair[-1], pair[0]] = True
-    return causes
+        return _Scene(names, in_view, moving, seen)
 
 
 def _in_order(values: Tensor, order: Tensor, *axes: int) -> Tensor:
@@ -212,36 +181,32 @@ def holding(asked: Batch) -> Tensor:
 
 
 def grounding_losses(logits: Logits, asked: Batch, grounding: Grounding) -> dict[str, Tensor]:
-    """Binary cross-entropies of concepts, collisions, causes, mentioned objects, and of what choices say.
+    """Binary cross-entropies of concepts, collisions, mentioned objects, and of what choices say.
 
     Args:
         logits: of a model that perceives.
         asked: what it was asked, with answers.
         grounding: targets.
     """
-    if logits.perceived is None or logits.causes is None or logits.mentioned is None or logits.holds is None:
+    if logits.perceived is None or logits.mentioned is None or logits.holds is None:
         raise ValueError("this model does not tell what it perceives")
     told = grounding.told
-    whole = told.all(dim=1)
     slots = grounding.names.shape[1]
-    one, other = nodes(slots)
+    one, other = torch.triu_indices(slots, slots, offset=1)
     collisions, happened = (
-        values[told][:, one[slots:], other[slots:]] for values in (logits.perceived.collisions, grounding.collisions)
+        values[told][:, one, other] for values in (logits.perceived.collisions, grounding.collisions)
     )
-    led = grounding.causes[whole][:, one[:, None], other[:, None], one, other]
     named, is_name = mentions(asked.words, grounding.names[asked.owner])
     choice = ~asked.descriptive
     return {
         "concepts": _cross_entropy(logits.perceived.concepts[told], grounding.concepts[told]),
-        "collisions": _cross_entropy(collisions, happened, RARITY),
-        "causes": _cross_entropy(logits.causes[whole], led.float()),
+        "collisions": _cross_entropy(collisions, happened),
         "mentions": _cross_entropy(logits.mentioned[is_name], named[is_name].float()),
         "holds": _cross_entropy(logits.holds[choice], holding(asked)[choice]),
     }
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, positive: float = 1.0) -> Tensor:
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over all, zero of none."""
-    weight = logits.new_tensor(positive)
-    total = F.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=weight, reduction="sum")
+    total = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="sum")
     return total / max(1, target.numel())
