@@ -316,8 +316,10 @@ def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: P
     assert learned.train.right(predict(model, learned.train)).mean() > 0.9
     asked = learned.train.batch(np.arange(21))
     with torch.no_grad():
-        perceived = model(*asked[:4]).perceived
-    truth = grounding_of(data, *asked.readings)
+        logits = model(*asked[:4])
+    perceived, truth = logits.perceived, grounding_of(data, *asked.readings)
+    named, is_name = mentions(asked.words, truth.names[asked.owner])
+    assert ((logits.mentioned > 0) == named)[is_name].float().mean() > 0.95
     assert ((perceived.concepts > 0) == (truth.concepts > 0))[truth.told].float().mean() > 0.98
     happened = truth.collisions[truth.told] > 0
     assert (perceived.collisions[truth.told] > 0)[happened].float().mean() > 0.8

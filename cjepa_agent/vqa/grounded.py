@@ -31,7 +31,7 @@ from envs.clevrer.questions.vocabulary import QUESTION_VOCABULARY, QUESTION_WORD
 COURSE_WIDTH, PHRASE_WIDTH = 32, 64
 PHRASE = 3  # words before and after a word that may belong to the same phrase
 AROUND = 2  # frames before and after
-RARE = -4.0  # logit of a collision
+SURE = 4.0  # logit that matches start from, and collisions, which are rare, from minus as much
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Perception(nn.Module):
         self.own, self.both = nn.Linear(slot_dim + width, width), nn.Linear(3 * width, width)
         self.slot_course, self.pair_course = (Course(width, config.tubelet) for _ in range(2))
         self.concepts, self.collisions = nn.Linear(width, len(CONCEPTS)), nn.Linear(width, 1)
-        nn.init.constant_(self.collisions.bias, RARE)
+        nn.init.constant_(self.collisions.bias, -SURE)
         first, second = (ends[slots:] for ends in nodes(slots))
         pair_of = torch.zeros(slots, slots, dtype=torch.long)
         pair_of[first, second] = pair_of[second, first] = torch.arange(len(first))
@@ -128,7 +128,7 @@ class Naming(nn.Module):
         self.words = nn.Embedding(len(QUESTION_VOCABULARY), PHRASE_WIDTH)
         self.around = nn.Conv1d(PHRASE_WIDTH, PHRASE_WIDTH, 2 * PHRASE + 1, padding=PHRASE)
         self.asked = nn.Linear(PHRASE_WIDTH, len(NAMES))
-        self.nothing = nn.Parameter(torch.tensor(-RARE))
+        self.nothing = nn.Parameter(torch.tensor(SURE))
 
     def forward(self, words: Tensor, names: Tensor) -> Tensor:
         """Logits (I, L, S) that words (I, L) name slots that have names, (I, S, 13) probabilities."""
