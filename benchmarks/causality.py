@@ -12,8 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Report, in_own_folder, markdown_table, paired_points, require_trainings, write_page
-from benchmarks.systems import system
+from benchmarks.report import (
+    Report,
+    in_own_folder,
+    markdown_table,
+    paired_points,
+    require_trainings,
+    write_figure,
+    write_page,
+)
+from benchmarks.systems import UNMASKED_SYSTEM, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import EvaluateConfig
@@ -37,9 +45,7 @@ from configs.presets import preset
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import FRAMES
 from envs.clevrer.questions.files import TYPES
-from envs.files import atomic
 
-UNMASKED = "oc-jepa"  # what all others are compared with
 CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
 PAGE = """# Does masking objects make a predictor causal?
 
@@ -117,7 +123,7 @@ class CausalityBenchmark:
     }
 
     systems: tuple[str, ...] = (
-        *(UNMASKED, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
+        *(UNMASKED_SYSTEM, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
         *("c-jepa-2-upto", "c-jepa-2-token", "c-jepa-2-tube", "c-jepa-2-fixed", "slotformer", "ocvp", "oc-dino-wm"),
     )
     training_seeds: tuple[int, ...] = (0, 1, 2)
@@ -341,7 +347,7 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     by_name: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in entries:
         by_name.setdefault(entry["system"], {})[entry["training_seed"]] = entry
-    plain, rng = by_name.pop(UNMASKED, {}), np.random.default_rng(seed)
+    plain, rng = by_name.pop(UNMASKED_SYSTEM, {}), np.random.default_rng(seed)
     lines = []
     for name, own in by_name.items():
         seeds = sorted(own.keys() & plain.keys())
@@ -383,8 +389,7 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel("error [radii]")
     axes.grid(True, alpha=0.3)
     axes.legend()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    write_figure(path, figure)
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measuring import Predictions
-from benchmarks.report import Report
+from benchmarks.report import Report, write_figure
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.config import RuleObjectives
@@ -174,7 +174,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]], front: Sequence[str], path: Path
     axes.set_ylabel("success, %")
     axes.grid(True, alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 def _by_work(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,9 @@ from cjepa_agent.files import plain, read_json, write_json
 from cjepa_agent.provenance import provenance
 from cjepa_agent.train import TrainConfig
 from envs.files import atomic
+
+if TYPE_CHECKING:  # it comes with an extra
+    from matplotlib.figure import Figure
 
 RESAMPLES = 10_000
 OTHER_STAGES = ("encoder", "slot_training", "aloe", "vqa")  # settings that no predictor depends on
@@ -130,3 +133,9 @@ def write_page(path: Path, text: str) -> None:
     """Write a page at once."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a matplotlib figure as PNG at once."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks.contenders import Ours, Scenes, random_network
 from benchmarks.contest import limited
 from benchmarks.measuring import seconds
+from benchmarks.report import write_figure
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings, PlanStart
 from cjepa_agent.world_model import EncoderConfig
@@ -163,5 +164,4 @@ def _draw(curve: Curve, path: Path) -> None:
     axes.set_ylabel("s per solve of the batch")
     axes.set_title(f"slope {curve.slope:.2f}")
     axes.grid(True, which="both", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)

@@ -11,7 +11,15 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from benchmarks.report import Report, in_own_folder, markdown_table, paired_points, require_trainings, write_page
+from benchmarks.report import (
+    Report,
+    in_own_folder,
+    markdown_table,
+    paired_points,
+    require_trainings,
+    write_figure,
+    write_page,
+)
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.ctt import CTTConfig
@@ -35,7 +43,6 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.world_model import AnyPredictorConfig
 from configs.command import command
 from configs.presets import preset
-from envs.files import atomic
 
 UNMASKED = MaskConfig(count=0)
 IMAGE_WEIGHT = 1.0  # published for SlotFormer and for OCVP
@@ -66,8 +73,10 @@ Seconds are wall-clock time on a machine that may have had other work. The last 
 
 {sections}
 """
-UNMASKED_SYSTEM = "oc-jepa"
-CONTRASTS = """The same pairs solved more, in points against `oc-jepa` of the same training seeds, with bootstrap 95 %
+UNMASKED_SYSTEM = "oc-jepa"  # what all others are compared with
+CONTRASTS = """
+
+The same pairs solved more, in points against `oc-jepa` of the same training seeds, with bootstrap 95 %
 intervals of the pairs:
 
 {table}"""
@@ -75,9 +84,7 @@ SECTION = """## Equal {what}
 
 Settings, machine and all figures are in `{source}`.
 
-{table}
-
-{contrasts}
+{table}{contrasts}
 
 ![success]({picture})"""
 
@@ -330,8 +337,8 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = [f"{entry['system']}, {entry['training_seed']}" for entry in entries]
     figure = Figure(figsize=(3.5 * len(rules), 1.8 + 0.3 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
-    for rule, axes in zip(rules, panels, strict=True):
-        rows = [next(row for row in entry["rows"] if row["rule"] == rule) for entry in entries]
+    for number, (rule, axes) in enumerate(zip(rules, panels, strict=True)):
+        rows = [entry["rows"][number] for entry in entries]
         success = np.array([row["success"] for row in rows])
         errors = [success - [row["low"] for row in rows], [row["high"] for row in rows] - success]
         axes.errorbar(success, names, xerr=errors, fmt="o", elinewidth=0.8, label="here")
@@ -343,8 +350,7 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(True, alpha=0.3)
     panels[0].margins(y=0.5 / len(names))
     panels[0].invert_yaxis()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    write_figure(path, figure)
 
 
 def check_slots(config: SystemsBenchmark, name: str) -> None:

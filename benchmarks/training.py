@@ -17,7 +17,7 @@ from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.provenance import provenance
+from cjepa_agent.provenance import provenance, settings_record
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.command import command
@@ -54,7 +54,7 @@ class TrainingBenchmark:
     repeats: int = 5
     device: str = "cpu"
     seed: int = 0
-    out: Path = Path("results")
+    out: str = "results"
 
     def __post_init__(self) -> None:
         if min(self.batch, self.patches_batch, self.repeats) < 1:
@@ -124,9 +124,8 @@ def run(config: TrainingBenchmark) -> None:
     """Measure all rows and write and print them."""
     device = torch.device(config.device)
     rows = {name: measure(*row, config.repeats, device, config.seed) for name, row in config.rows().items()}
-    path = config.out / "benchmark_training.json"
-    settings = {**asdict(config), "out": config.out.name}
-    write_json(path, {"config": settings, "rows": rows, "provenance": provenance()})
+    path = Path(config.out) / "benchmark_training.json"
+    write_json(path, {"config": settings_record(config), "rows": rows, "provenance": provenance()})
     header = ["system", "tokens x width", "parameters", "windows", "ms / window", f"times {REFERENCE}"]
     cells = [
         [

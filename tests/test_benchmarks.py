@@ -288,7 +288,7 @@ def test_training_steps_are_timed_at_published_sizes(
     assert (paper.encoder.n_slots, paper.predictor.width, paper.predictor.depth) == (4, 128, 6)
     monkeypatch.setattr(training, "PAPER_PATCHES", 8)
     monkeypatch.setattr(training, "PATCH_WIDTH", 64)
-    training.run(TrainingBenchmark(systems=("ocvp",), batch=2, patches_batch=1, repeats=2, out=tmp_path))
+    training.run(TrainingBenchmark(systems=("ocvp",), batch=2, patches_batch=1, repeats=2, out=str(tmp_path)))
     rows = json.loads((tmp_path / "benchmark_training.json").read_text())["rows"]
     assert list(rows) == ["c-jepa-1", "ocvp", "c-jepa-paper", "dino-wm-paper"]
     assert all(len(row["seconds"]) == 2 and row["seconds_per_window"] > 0 for row in rows.values())

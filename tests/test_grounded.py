@@ -239,11 +239,12 @@ def test_collisions_are_mutual_and_those_who_collide_are_told_of_each_other(data
     perceived = model(*batch[:4]).perceived
     assert perceived is not None
     assert torch.allclose(perceived.collisions, perceived.collisions.transpose(-1, -2), atol=1e-5)
-    none = perceived._replace(collisions=torch.full_like(perceived.collisions, -30.0))
-    one = none._replace(collisions=none.collisions.clone())
-    tubelets = model.tubelets(model.visible(batch.slots))
-    one.collisions[:, 3, 1, 4] = one.collisions[:, 3, 4, 1] = 30.0
-    changed = (model._objects(tubelets, none) - model._objects(tubelets, one)).abs().sum(-1) > 1e-6
+    none = torch.zeros_like(perceived.collisions)
+    one = none.clone()
+    one[:, 3, 1, 4] = one[:, 3, 4, 1] = 1.0
+    tubelets, names = model.tubelets(model.visible(batch.slots)), torch.zeros(3, 7, len(NAMES))
+    without, with_one = (model._objects(tubelets, perceived, collided, names) for collided in (none, one))
+    changed = (without - with_one).abs().sum(-1) > 1e-6
     assert changed[:, [1, 4]].all() and not changed[:, [0, 2, 3, 5, 6]].any()
     told = [changed[:, 7 + pair].all() for pair in range(21)]
     assert told == [bool({1, 4} & {i, j}) for i in range(7) for j in range(i + 1, 7)]
@@ -255,13 +256,15 @@ def test_attention_is_that_of_cls_in_the_last_layer(data: Path) -> None:
     assert weights.shape == (len(batch.words), 1, 7)
     assert (weights > 0).all() and (weights.sum((1, 2)) < 1).all()
     # Where [CLS] looks at a slot alone, what the others hold does not matter to it.
-    _, _, objects, text, seen = model._before_last(*batch[:4])
-    tokens = torch.cat([objects[batch.owner], text], dim=1)
-    only = torch.zeros_like(seen)
+    read = model._before_last(*batch[:4])
+    tokens = torch.cat([read.objects[batch.owner], read.text], dim=1)
+    only = torch.zeros_like(read.seen)
     only[:, 2] = True
     looked = model._last.attention(tokens, only)
     assert torch.allclose(looked[:, :, -1, 2], torch.ones(len(tokens), TINY.heads))
-    assert torch.allclose(model._last.attention(tokens, seen)[:, :, -1].sum(-1), torch.ones(len(tokens), TINY.heads))
+    assert torch.allclose(
+        model._last.attention(tokens, read.seen)[:, :, -1].sum(-1), torch.ones(len(tokens), TINY.heads)
+    )
 
 
 def test_blind_models_see_no_slots(data: Path) -> None:

@@ -99,9 +99,8 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert [entry["system"] for entry in entries] == list(config.systems)
     assert [entry["frame_tokens"] for entry in entries] == [6, 4, 6, 4, 4, 4, 16] and entries[0]["mask"]["count"] == 2
     for entry in entries:
-        assert [row["rule"] for row in entry["rows"]] == ["released", "moderate", "strict"] and entry[
-            "training_seconds"
-        ] > 0
+        assert [row["rule"] for row in entry["rows"]] == ["released", "moderate", "strict"]
+        assert entry["training_seconds"] > 0
         seen = {row["planning_target"].split(" + ")[0].split(",")[0] for row in entry["rows"]}
         assert seen == ({"all slots"} if entry["system"] == "dino-wm" else {"block slot"})
         assert all(row["episodes"] == 2 and row["low"] <= row["success"] <= row["high"] for row in entry["rows"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,28 @@ class Naming(nn.Module):
         return logits
 
 
+class _Read(NamedTuple):
+    """What is known before the last block.
+
+    Attributes:
+        perceived: of V readings.
+        collided: (V, C, S, S) probabilities of collisions, 0 of a slot with itself.
+        mentioned: (I, 32, S) logits of which words name what.
+        said: likewise, probabilities, 0 of words that are no names.
+        objects: (V, N, width) tokens of slots and of pairs of slots.
+        text: (I, L + 1, width) tokens of words and of [CLS], see ``GroundedALOE._text``.
+        seen: (I, N + L + 1) which of both are no padding.
+    """
+
+    perceived: Perceived
+    collided: Tensor
+    mentioned: Tensor
+    said: Tensor
+    objects: Tensor
+    text: Tensor
+    seen: Tensor
+
+
 class GroundedALOE(Answerer):
     """A transformer over slots and pairs of slots, as they were perceived, words and [CLS]; see ``Answerer``."""
 
@@ -175,49 +197,50 @@ class GroundedALOE(Answerer):
 
     def forward(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Logits:
         """See ``Answerer``."""
-        perceived, mentioned, objects, text, seen = self._before_last(slots, words, owner, descriptive)
-        summary = self.norm(self._last(text, 1, seen, self._last.keys_values(objects)[owner])[:, 0])
-        named = self._of_named(self.norm(objects), perceived, owner, self._said(mentioned, words))
+        read = self._before_last(slots, words, owner, descriptive)
+        summary = self.norm(self._last(read.text, 1, read.seen, self._last.keys_values(read.objects)[owner])[:, 0])
+        named = self._of_named(self.norm(read.objects), causal_past(read.collided), owner, read.said)
         told = torch.cat([summary, named], dim=-1)
         correct, holds = self.choice_head(told).squeeze(-1), self.holds_head(told).squeeze(-1)
-        return Logits(self.answer_head(summary), correct, mentioned, perceived, holds)
+        return Logits(self.answer_head(summary), correct, read.mentioned, read.perceived, holds)
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
         """See ``Answerer``; there is one token of each slot, C is 1."""
-        _, _, objects, text, seen = self._before_last(slots, words, owner, descriptive)
-        tokens = torch.cat([objects[owner], text], dim=1)
-        return self._last.attention(tokens, seen).mean(1)[:, -1:, : self.n_slots]
+        read = self._before_last(slots, words, owner, descriptive)
+        tokens = torch.cat([read.objects[owner], read.text], dim=1)
+        return self._last.attention(tokens, read.seen).mean(1)[:, -1:, : self.n_slots]
 
     @property
     def _last(self) -> Block:
         return cast(Block, self.blocks[-1])
 
-    def _before_last(
-        self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor
-    ) -> tuple[Perceived, Tensor, Tensor, Tensor, Tensor]:
-        """What is perceived and mentioned, tokens before the last block, and which of them are no padding.
-
-        They are (V, N, width) of slots and of pairs of slots, and (I, L + 1, width) of words and [CLS], see ``_text``.
-        """
+    def _before_last(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> _Read:
         slots = self.visible(slots)
         perceived: Perceived = self.perception(slots)
-        objects = self._objects(self.tubelets(slots), perceived)
-        mentioned = self.naming(words, self._names(perceived)[owner])
-        named = self._said(mentioned, words) @ self.named(objects[:, : self.n_slots])[owner]
+        # What is perceived, and which words name what, is learned from annotations alone; answers are learned from it
+        # as it is.
+        known = Perceived(*(values.detach().float() for values in perceived))
+        itself = torch.eye(self.n_slots, dtype=torch.bool, device=slots.device)
+        collided = known.collisions.sigmoid().masked_fill(itself, 0)
+        names = known.concepts[..., : len(NAMES)].sigmoid().amax(1)  # of the frame that tells most
+        objects = self._objects(self.tubelets(slots), known, collided, names)
+        mentioned = self.naming(words, names[owner])
+        said = mentioned.detach().sigmoid() * self.is_name[words][..., None]
+        named = said @ self.named(objects[:, : self.n_slots])[owner]
         text, is_text = self._text(words, descriptive, named)
         seen = F.pad(is_text, (objects.shape[1], 0), value=True)
         for block in cast(Sequence[Block], self.blocks[:-1]):
             text = block(text, text.shape[1], seen, block.keys_values(objects)[owner])
             objects = block(objects, objects.shape[1])
-        return perceived, mentioned, objects, text, seen
+        return _Read(perceived, collided, mentioned, said, objects, text, seen)
 
-    def _of_named(self, objects: Tensor, perceived: Perceived, owner: Tensor, said: Tensor) -> Tensor:
+    def _of_named(self, objects: Tensor, past: Tensor, owner: Tensor, said: Tensor) -> Tensor:
         """What is known (I, 4 width + 16) of the slots and the pairs of slots that question and choice name.
 
         Args:
             objects: (V, N, width) tokens of slots and pairs.
-            perceived: of the readings.
+            past: (V, N, N) see ``causal_past``.
             owner: see ``Batch``.
             said: (I, 32, S) which words name what.
         """
@@ -226,42 +249,24 @@ class GroundedALOE(Answerer):
         first, second = self.perception.first, self.perception.second
         pairs = slots[..., first] * slots[..., second]
         named = torch.cat([F.pad(slots, (0, pairs.shape[-1])), F.pad(pairs, (slots.shape[-1], 0))], dim=1)
-        leads = named @ causal_past(self._collided(perceived))[owner] @ named.transpose(1, 2)
+        leads = named @ past[owner] @ named.transpose(1, 2)
         return torch.cat([(named @ objects[owner]).flatten(1), leads.flatten(1)], dim=-1)
 
-    def _objects(self, tubelets: Tensor, perceived: Perceived) -> Tensor:
+    def _objects(self, tubelets: Tensor, known: Perceived, collided: Tensor, names: Tensor) -> Tensor:
         """Tokens (V, S + S (S - 1) / 2, width) of slots and of pairs of them.
 
         A slot's holds its course, what was perceived of it, and of those that it collided with; a pair's what its two
         slots' hold and how these differ, and what was perceived of both: a text that names both finds in one place
         whether they collided, or came near each other.
         """
-        concepts, collided = perceived.concepts.sigmoid(), self._collided(perceived)
-        partners = collided @ concepts
-        # What is perceived is learned from annotations alone, and answers are learned from it as it is.
-        known = torch.cat([perceived.tokens, concepts, partners], dim=-1).detach()
-        known = torch.cat([known, self.course(tubelets)], dim=-1)
-        tokens = self.summary(known.transpose(1, 2).flatten(2)) + self.kind(self._names(perceived)) + self.slot
-        tokens = self.slot_norm(tokens)
+        concepts = known.concepts.sigmoid()
+        course = torch.cat([known.tokens, concepts, collided @ concepts, self.course(tubelets)], dim=-1)
+        tokens = self.slot_norm(self.summary(course.transpose(1, 2).flatten(2)) + self.kind(names) + self.slot)
         first, second = self.perception.first, self.perception.second
-        both = torch.cat([perceived.pairs, collided[:, :, first, second, None]], dim=-1)
-        both = both.detach().transpose(1, 2).flatten(2)
+        both = torch.cat([known.pairs, collided[:, :, first, second, None]], dim=-1).transpose(1, 2).flatten(2)
         one, other = tokens[:, first], tokens[:, second]
         pairs = self.pair_norm(self.pair(torch.cat([one + other, (one - other).abs(), both], dim=-1)))
         return torch.cat([tokens, pairs], dim=1)
-
-    def _collided(self, perceived: Perceived) -> Tensor:
-        """Probabilities (V, C, S, S) of collisions, 0 of a slot with itself; nothing is learned through them."""
-        itself = torch.eye(self.n_slots, dtype=torch.bool, device=perceived.collisions.device)
-        return perceived.collisions.detach().float().sigmoid().masked_fill(itself, 0)
-
-    def _names(self, perceived: Perceived) -> Tensor:
-        """Probabilities (V, S, 13) of names, those of the frame that tells most; nothing is learned through them."""
-        return perceived.concepts[..., : len(NAMES)].detach().float().sigmoid().amax(1)
-
-    def _said(self, mentioned: Tensor, words: Tensor) -> Tensor:
-        """Probabilities (I, 32, S) that words name slots, 0 of words that are no names; likewise."""
-        return mentioned.detach().sigmoid() * self.is_name[words][..., None]
 
     def _text(self, words: Tensor, descriptive: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (I, L + 1, width) of words, with what they name (I, 32, width), and of [CLS]; which are no padding.
