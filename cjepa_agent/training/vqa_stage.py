@@ -20,7 +20,7 @@ from cjepa_agent.vqa.answerer import Answerer, losses, predict
 from cjepa_agent.vqa.checkpoint import CONFIG, AnyALOEConfig, load, save
 from cjepa_agent.vqa.data import SlotQuestions
 from cjepa_agent.vqa.grounded import GroundedALOE
-from cjepa_agent.vqa.grounding import Annotations, grounding_losses
+from cjepa_agent.vqa.grounding import Annotations, grounding_losses, referent_losses
 from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES
@@ -138,8 +138,10 @@ class VQAStage:
         logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
         terms = losses(logits, asked)
         if self.annotations:
-            grounding = self.annotations.of(asked.readings, self.model.config.tubelet, order)
-            grounded = grounding_losses(logits, asked, grounding)
+            tubelet = self.model.config.tubelet
+            grounding = self.annotations.of(asked.readings, tubelet, order)
+            referents = self.annotations.referents(asked, tubelet, order)
+            grounded = {**grounding_losses(logits, asked, grounding), **referent_losses(logits, referents)}
             terms = {**terms, **grounded, "total": terms["total"] + sum(grounded.values())}
         return terms
 

@@ -76,6 +76,18 @@ class Perceived(NamedTuple):
     collisions: Tensor
 
 
+class Asked(NamedTuple):
+    """What D descriptive questions ask about, as logits.
+
+    Attributes:
+        moment: (D, C) of the tubelet in which what the question speaks of happens.
+        referents: (D, N) whether the answer is of a slot or of a pair, by ``cjepa_agent.vqa.causal_past.nodes``.
+    """
+
+    moment: Tensor
+    referents: Tensor
+
+
 class Logits(NamedTuple):
     """Of I items.
 
@@ -85,6 +97,7 @@ class Logits(NamedTuple):
         mentioned: (I, 32, S) that a word names the object of a slot; None from models that are not asked.
         perceived: of the readings; None likewise.
         holds: (I,) that what a choice says is so, also where the question asks for what is not; None likewise.
+        asked: about what; None likewise.
     """
 
     answer: Tensor
@@ -92,6 +105,7 @@ class Logits(NamedTuple):
     mentioned: Tensor | None = None
     perceived: Perceived | None = None
     holds: Tensor | None = None
+    asked: Asked | None = None
 
 
 class Answerer(nn.Module, ABC):
@@ -111,7 +125,7 @@ class Answerer(nn.Module, ABC):
     def __init__(self, config: AnswererConfig, slots: int, slot_dim: int) -> None:
         super().__init__()
         self.config, self.n_slots, self.slot_dim = config, slots, slot_dim
-        self.answer_head = self._head(config.width, len(ANSWER_VOCABULARY))
+        self.answer_head = self._head(self.answer_width, len(ANSWER_VOCABULARY))
         self.choice_head = self._head(self.choice_width, 1)
 
     @property
@@ -145,6 +159,11 @@ class Answerer(nn.Module, ABC):
         """Visible slots (V, F, S, D) as (V, C, S, frames of a tubelet x D)."""
         tubelets: Tensor = slots.unflatten(1, (self.config.steps, self.config.tubelet)).transpose(2, 3).flatten(3)
         return tubelets
+
+    @property
+    def answer_width(self) -> int:
+        """Numbers that answers are read from."""
+        return self.config.width
 
     @property
     def choice_width(self) -> int:

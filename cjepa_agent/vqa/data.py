@@ -14,6 +14,7 @@ from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.files import TYPES, Json, QuestionFile
+from envs.clevrer.questions.programs import Program
 from envs.clevrer.questions.vocabulary import encode_answer, encode_question
 
 CHOICES = ("wrong", "correct")  # what the targets 0 and 1 of a choice mean
@@ -46,6 +47,7 @@ class Batch(NamedTuple):
         target: (I,) number of the answer of a descriptive question, 1 or 0 for a correct or wrong choice, or
             ``UNKNOWN``.
         readings: what the slots are, V of them.
+        programs: of the descriptive questions, in their order; None where the file has none.
     """
 
     slots: Tensor
@@ -54,11 +56,12 @@ class Batch(NamedTuple):
     descriptive: Tensor
     target: Tensor
     readings: tuple[Reading, ...]
+    programs: tuple[Program | None, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         slots, words, owner, descriptive, target = (value.to(device) for value in self[:5])
-        return Batch(slots, words, owner, descriptive, target, self.readings)
+        return Batch(slots, words, owner, descriptive, target, self.readings, self.programs)
 
 
 class SlotQuestions:
@@ -86,6 +89,7 @@ class SlotQuestions:
         most: questions that a scene has at most.
         starts: number of possible starts.
         removed: (Q,) slot that is taken away from what a question reads, or ``NOTHING``.
+        programs: of each question, None where the file has none.
 
     Raises:
         ValueError: the file has flaws, unknown words or nothing in it, or a video has no slots or too few frames.
@@ -126,6 +130,7 @@ class SlotQuestions:
         self.first = np.cumsum([0, *(len(words) for words, _ in encoded)])
         self.words = np.concatenate([words for words, _ in encoded])
         self.target = np.concatenate([target for _, target in encoded])
+        self.programs: list[Program | None] = [question.get("program") for _, question in questions]
 
     def __len__(self) -> int:
         return len(self.scene)
@@ -181,6 +186,7 @@ class SlotQuestions:
             torch.from_numpy(np.repeat(self.descriptive[questions], counts)),
             torch.from_numpy(self.target[items].astype(np.int64)),
             tuple(place),
+            tuple(self.programs[q] for q in questions if self.descriptive[q]),
         )
 
     def right(self, answers: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 
 from cjepa_agent.predictor import Block
 from cjepa_agent.vqa.aloe import TEXT
-from cjepa_agent.vqa.answerer import Answerer, AnswererConfig, Logits, Perceived
+from cjepa_agent.vqa.answerer import Answerer, AnswererConfig, Asked, Logits, Perceived
 from cjepa_agent.vqa.causal_past import causal_past, nodes
 from cjepa_agent.vqa.grounding import CONCEPTS, NAME_OF_WORD, NAMES, NO_NAME
+from cjepa_agent.vqa.referring import Referring
 from envs.clevrer.questions.vocabulary import QUESTION_VOCABULARY, QUESTION_WORDS
 
 COURSE_WIDTH, PHRASE_WIDTH = 32, 64
@@ -142,18 +143,24 @@ class _Read(NamedTuple):
 
     Attributes:
         perceived: of V readings.
+        known: likewise, from which nothing is learned.
         collided: (V, C, S, S) probabilities of collisions, 0 of a slot with itself.
+        names: (V, S, 13) probabilities.
         mentioned: (I, 32, S) logits of which words name what.
         said: likewise, probabilities, 0 of words that are no names.
+        places: (I, L) of the words that are no padding, and of padding to the longest text.
         objects: (V, N, width) tokens of slots and of pairs of slots.
         text: (I, L + 1, width) tokens of words and of [CLS], see ``GroundedALOE._text``.
         seen: (I, N + L + 1) which of both are no padding.
     """
 
     perceived: Perceived
+    known: Perceived
     collided: Tensor
+    names: Tensor
     mentioned: Tensor
     said: Tensor
+    places: Tensor
     objects: Tensor
     text: Tensor
     seen: Tensor
@@ -183,7 +190,13 @@ class GroundedALOE(Answerer):
         self.norm = nn.LayerNorm(width)
         self.holds_head = self._head(self.choice_width, 1)
         self.naming, self.named = Naming(), nn.Linear(width, width)
+        self.referring = Referring(width, slots)
         self.register_buffer("is_name", NAME_OF_WORD != NO_NAME, persistent=False)
+
+    @property
+    def answer_width(self) -> int:
+        """See ``Answerer``."""
+        return self.config.width + len(NAMES) + 4
 
     @property
     def choice_width(self) -> int:
@@ -199,10 +212,20 @@ class GroundedALOE(Answerer):
         """See ``Answerer``."""
         read = self._before_last(slots, words, owner, descriptive)
         summary = self.norm(self._last(read.text, 1, read.seen, self._last.keys_values(read.objects)[owner])[:, 0])
-        named = self._of_named(self.norm(read.objects), causal_past(read.collided), owner, read.said)
+        objects, text = self.norm(read.objects), self.norm(read.text[:, :-1])
+        named = self._of_named(objects, causal_past(read.collided), owner, read.said)
         told = torch.cat([summary, named], dim=-1)
         correct, holds = self.choice_head(told).squeeze(-1), self.holds_head(told).squeeze(-1)
-        return Logits(self.answer_head(summary), correct, read.mentioned, read.perceived, holds)
+        said = read.said.take_along_dim(read.places[..., None], 1)
+        asked = self.referring(
+            summary[descriptive], text[descriptive], said[descriptive], objects, read.known, read.collided,
+            owner[descriptive],
+        )  # fmt: skip
+        of_referents = self._of_referents(asked, read.names[owner[descriptive]])
+        answer = of_referents.new_zeros(len(owner), of_referents.shape[1])
+        answer[descriptive] = of_referents
+        answer = self.answer_head(torch.cat([summary, answer], dim=-1))
+        return Logits(answer, correct, read.mentioned, read.perceived, holds, asked)
 
     @torch.no_grad()
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
@@ -228,12 +251,14 @@ class GroundedALOE(Answerer):
         mentioned = self.naming(words, names[owner])
         said = mentioned.detach().sigmoid() * self.is_name[words][..., None]
         named = said @ self.named(objects[:, : self.n_slots])[owner]
-        text, is_text = self._text(words, descriptive, named)
+        length = int((words != 0).sum(1).max())
+        places = (words == 0).int().argsort(dim=1, stable=True)[:, :length]
+        text, is_text = self._text(words, places, descriptive, named)
         seen = F.pad(is_text, (objects.shape[1], 0), value=True)
         for block in cast(Sequence[Block], self.blocks[:-1]):
             text = block(text, text.shape[1], seen, block.keys_values(objects)[owner])
             objects = block(objects, objects.shape[1])
-        return _Read(perceived, collided, mentioned, said, objects, text, seen)
+        return _Read(perceived, known, collided, names, mentioned, said, places, objects, text, seen)
 
     def _of_named(self, objects: Tensor, past: Tensor, owner: Tensor, said: Tensor) -> Tensor:
         """What is known (I, 4 width + 16) of the slots and the pairs of slots that question and choice name.
@@ -252,6 +277,20 @@ class GroundedALOE(Answerer):
         leads = named @ past[owner] @ named.transpose(1, 2)
         return torch.cat([(named @ objects[owner]).flatten(1), leads.flatten(1)], dim=-1)
 
+    def _of_referents(self, asked: Asked, names: Tensor) -> Tensor:
+        """What is known (I, 17) of what is asked about: names, how many slots and pairs, and whether there is any.
+
+        Args:
+            asked: about what; nothing is learned through it.
+            names: (I, S, 13) of the slots.
+        """
+        chances = asked.referents.detach().sigmoid()
+        slots, pairs = chances[:, : self.n_slots], chances[:, self.n_slots :]
+        told = [(slots[:, None] @ names).squeeze(1)]
+        for part in (slots, pairs):
+            told += [part.sum(1, keepdim=True), part.amax(1, keepdim=True)]
+        return torch.cat(told, dim=-1)
+
     def _objects(self, tubelets: Tensor, known: Perceived, collided: Tensor, names: Tensor) -> Tensor:
         """Tokens (V, S + S (S - 1) / 2, width) of slots and of pairs of them.
 
@@ -268,14 +307,12 @@ class GroundedALOE(Answerer):
         pairs = self.pair_norm(self.pair(torch.cat([one + other, (one - other).abs(), both], dim=-1)))
         return torch.cat([tokens, pairs], dim=1)
 
-    def _text(self, words: Tensor, descriptive: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+    def _text(self, words: Tensor, places: Tensor, descriptive: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (I, L + 1, width) of words, with what they name (I, 32, width), and of [CLS]; which are no padding.
 
         L is the most words of an item; those of question and choice follow each other without the padding in between,
         which would be half of all tokens.
         """
-        length = int((words != 0).sum(1).max())
-        places = (words == 0).int().argsort(dim=1, stable=True)[:, :length]
         words = words.gather(1, places)
         in_question = ~descriptive[:, None] & (places < QUESTION_WORDS)
         text = self.words(words) + self.parts[in_question.long()] + self.positions[places]

@@ -18,16 +18,21 @@ from torch.nn import functional as F
 from cjepa_agent.slot_reader import NO_SLOT, SlotReader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Logits
+from cjepa_agent.vqa.causal_past import nodes
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading
 from envs.clevrer.dataset import Dataset
+from envs.clevrer.events import Event
 from envs.clevrer.physics import VISIBLE_FRAMES
-from envs.clevrer.questions.facts import Facts, shown_collisions
+from envs.clevrer.questions.executor import ProgramError, trace
+from envs.clevrer.questions.facts import Facts, Object, shown_collisions
+from envs.clevrer.questions.programs import Program
 from envs.clevrer.questions.vocabulary import ATTRIBUTES, QUESTION_VOCABULARY
 from envs.clevrer.scene import SHAPES
 
 NAMES = tuple(name for names in ATTRIBUTES.values() for name in names)
 CONCEPTS = (*NAMES, "in view", "moving")
 NO_NAME = -1
+NO_MOMENT = -1
 
 
 def _name(word: str) -> int:
@@ -55,12 +60,29 @@ class Grounding(NamedTuple):
     names: Tensor
 
 
+class Referents(NamedTuple):
+    """Targets of D descriptive questions.
+
+    Attributes:
+        moment: (D,) the tubelet of what is last referred to in time, or ``NO_MOMENT``.
+        nodes: (D, N) what is counted, or has an attribute that is asked for, by ``causal_past.nodes``.
+        told: (D,) bool, whether a program tells of it.
+    """
+
+    moment: Tensor
+    nodes: Tensor
+    told: Tensor
+
+
 class _Scene(NamedTuple):
     """What the annotation of a video tells.
 
-    Names (S, 13), in view and moving (128, S), and (frame, slot, slot) of collisions.
+    All facts, the slot that holds each object, names (S, 13), in view and moving (128, S), and (frame, slot, slot) of
+    collisions.
     """
 
+    facts: Facts
+    holders: list[int]
     names: NDArray[np.float32]
     in_view: NDArray[np.bool_]
     moving: NDArray[np.bool_]
@@ -101,6 +123,48 @@ class Annotations:
             _in_order(found.names, order, 1),
         )
 
+    def referents(self, asked: Batch, tubelet: int, order: Tensor) -> Referents:
+        """What the programs of descriptive questions find; arguments and errors as of ``of``."""
+        slots, owners = order.shape[1], asked.owner[asked.descriptive]
+        moment, told = (torch.full((len(owners),), value) for value in (NO_MOMENT, False))
+        pairs = torch.zeros(len(owners), slots, slots)
+        for row, (program, owner) in enumerate(zip(asked.programs, owners.tolist(), strict=True)):
+            reading = asked.readings[owner]
+            if program is None or (found := self._found(reading.scene, program)) is None:
+                continue
+            told[row] = True
+            held, frame = found
+            for group in held:
+                pairs[row, group[0], group[-1]] = pairs[row, group[-1], group[0]] = 1
+            if frame is not None:
+                place = (frame - reading.frames.start) // (tubelet * reading.frames.step)
+                moment[row] = min(max(place, 0), len(reading.frames) // tubelet - 1)
+        first, second = nodes(slots)
+        ordered = _in_order(pairs.to(order.device), order[owners], 1, 2)
+        return Referents(moment.to(order.device), ordered[:, first, second], told.to(order.device))
+
+    def _found(self, scene: int, program: Program) -> tuple[list[list[int]], int | None] | None:
+        """Slots, one or two each, of what a program finds before its last token, and the last frame it comes by.
+
+        None of a program that has no result, as those few released ones that do not fit their annotation, or whose
+        result has no slot.
+        """
+        known = self._scene(scene)
+        try:
+            steps = [step.value for step in trace(known.facts, program)]
+        except ProgramError:
+            return None
+        value = steps[-2]
+        items = [value] if isinstance(value, Object) else value
+        held = [
+            [known.holders[id] for id in sorted({item.id} if isinstance(item, Object) else item.objects)]
+            for item in items
+        ]
+        if any(not group or NO_SLOT in group for group in held):
+            return None
+        frames = [step.frame if isinstance(step, Event) else step for step in steps if isinstance(step, (Event, int))]
+        return held, frames[-1] if frames else None
+
     def _reading(self, reading: Reading, tubelet: int) -> Grounding:
         scene, frames = self._scene(reading.scene), reading.frames
         count, span = len(frames) // tubelet, tubelet * frames.step
@@ -139,7 +203,7 @@ class Annotations:
                 moving[:, slot] = facts.moving[item.id] & facts.visible[item.id]
         pairs = [(item.frame, *(holders[id] for id in item.ids)) for item in shown_collisions(trajectory)]
         seen = [pair for pair in pairs if pair[0] < VISIBLE_FRAMES and NO_SLOT not in pair[1:]]
-        return _Scene(names, in_view, moving, seen)
+        return _Scene(facts, holders, names, in_view, moving, seen)
 
 
 def _in_order(values: Tensor, order: Tensor, *axes: int) -> Tensor:
@@ -204,6 +268,24 @@ def grounding_losses(logits: Logits, asked: Batch, grounding: Grounding) -> dict
         "mentions": _cross_entropy(logits.mentioned[is_name], named[is_name].float()),
         "holds": _cross_entropy(logits.holds[choice], holding(asked)[choice]),
     }
+
+
+def referent_losses(logits: Logits, referents: Referents) -> dict[str, Tensor]:
+    """Cross-entropies of moments, and of the set that an answer is of, per question.
+
+    Args:
+        logits: of a model that tells what is asked about.
+        referents: targets.
+    """
+    if logits.asked is None:
+        raise ValueError("this model does not tell what is asked about")
+    moment, told = logits.asked.moment.float(), referents.told
+    timed = referents.moment != NO_MOMENT
+    total = F.cross_entropy(moment, referents.moment, ignore_index=NO_MOMENT, reduction="sum")
+    found = F.binary_cross_entropy_with_logits(
+        logits.asked.referents[told].float(), referents.nodes[told], reduction="sum"
+    )
+    return {"moments": total / timed.sum().clamp(min=1), "referents": found / told.sum().clamp(min=1)}
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
