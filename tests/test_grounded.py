@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,18 @@ from cjepa_agent.vqa.causal_past import causal_past, nodes
 from cjepa_agent.vqa.checkpoint import find, load, save
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading, SlotQuestions
 from cjepa_agent.vqa.grounded import GroundedALOE, GroundedALOEConfig
-from cjepa_agent.vqa.grounding import CONCEPTS, NAMES, Annotations, Grounding, grounding_losses, holding, mentions
+from cjepa_agent.vqa.grounding import (
+    CONCEPTS,
+    NAMES,
+    NO_MOMENT,
+    Annotations,
+    Grounding,
+    Referents,
+    grounding_losses,
+    holding,
+    mentions,
+    referent_losses,
+)
 from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.events import CausalGraph, Event
@@ -180,6 +193,88 @@ def test_words_name_the_objects_that_have_all_names_of_a_phrase() -> None:
     assert not named[0, 4].any()
 
 
+def asked_of(data: Path, split: str = "train") -> tuple[SlotQuestions, list[dict[str, Any]]]:
+    """The descriptive questions of a split, as numbers and as text."""
+    file = Dataset(data).questions(split)
+    only = [
+        {**scene, "questions": [q for q in scene["questions"] if q["question_type"] == "descriptive"]}
+        for scene in file.scenes
+    ]  # fmt: skip
+    asked = SlotQuestions(replace(file, scenes=only), VideoSlots(data / "slots"), TINY.frames)
+    return asked, [question for scene in only for question in scene["questions"]]
+
+
+def referents_of(data: Path, batch: Batch, order: Tensor | None = None) -> Referents:
+    annotations = Annotations(Dataset(data), VideoSlots(data / "slots"), StateReader())
+    return annotations.referents(batch, 4, straight(len(batch.slots)) if order is None else order)
+
+
+def test_referents_give_the_answers(data: Path) -> None:
+    asked, questions = asked_of(data)
+    batch = asked.batch(np.arange(len(asked)))
+    found, kinds = referents_of(data, batch), set()
+    assert found.told.all() and len(found.told) == len(questions) > 20
+    for question, nodes_of, owner in zip(questions, found.nodes.bool(), batch.owner.tolist(), strict=True):
+        answer, ask = question["answer"], question["program"][-1]
+        kinds.add(ask)
+        if ask == "count":
+            assert int(nodes_of.sum()) == int(answer)
+        elif ask == "exist":
+            assert bool(nodes_of.any()) == (answer == "yes")
+        else:
+            (slot,) = nodes_of.nonzero().flatten().tolist()  # holds the object with this id
+            facts = Dataset(data).facts(batch.readings[owner].scene)
+            attributes = next(item.attributes for item in facts.objects if item.id == slot)
+            assert attributes[ask.removeprefix("query_")] == answer
+        assert nodes_of[7:].any() <= ("collisions" in question["question"])
+    assert kinds == {"count", "exist", "query_color", "query_material", "query_shape"}
+
+
+def test_moments_are_those_that_questions_speak_of(data: Path) -> None:
+    asked, questions = asked_of(data)
+    batch = asked.batch(np.arange(len(asked)))
+    found, timed = referents_of(data, batch), 0
+    for question, moment, owner in zip(questions, found.moment.tolist(), batch.owner.tolist(), strict=True):
+        text, reading = question["question"], batch.readings[owner]
+        if "when the video" in text:
+            assert moment == (7 if "ends" in text else 0)
+        elif match := re.search(r"(when|before|after) the (.*?)(object|cube|sphere|cylinder) (enters|exits)", text):
+            told = {*match[2].split(), *({match[3]} - {"object"})}
+            facts = Dataset(data).facts(reading.scene)
+            (id,) = [item.id for item in facts.objects if told <= set(item.attributes.values())]
+            kind = "in" if match[4] == "enters" else "out"
+            (frame,) = [event.frame for event in facts.events if (event.kind, event.objects) == (kind, {id})]
+            assert moment == min(max(frame - reading.frames.start, 0) // 16, 7)
+            timed += 1
+        elif text in ("How many objects are moving?", "Are there any moving objects?", "How many collisions happen?"):
+            assert moment == NO_MOMENT
+    assert timed > 5
+
+
+def test_referents_follow_the_slots_and_untold_ones_teach_nothing(data: Path) -> None:
+    asked, _ = asked_of(data)
+    batch = asked.batch(np.arange(len(asked)))
+    plain = referents_of(data, batch)
+    order = torch.tensor([3, 0, 6, 2, 1, 5, 4]).expand(len(batch.slots), -1)
+    moved = referents_of(data, batch, order)
+    for slot, pair in zip(moved.nodes[:, :7].T, order[0].tolist(), strict=True):
+        assert torch.equal(slot, plain.nodes[:, pair])
+    first, second = (ends.tolist() for ends in nodes(7))
+    place = {frozenset(ends): n for n, ends in enumerate(zip(first, second, strict=True))}
+    for node in range(7, 28):
+        held = frozenset(order[0, [first[node], second[node]]].tolist())
+        assert torch.equal(moved.nodes[:, node], plain.nodes[:, place[held]])
+    untold = referents_of(data, batch._replace(programs=(None, ["count"], *batch.programs[2:])))
+    assert untold.told.tolist() == [False, False] + [True] * (len(asked) - 2)
+    logits = random_model()(*batch[:4])
+    assert logits.asked is not None
+    alone = plain._replace(told=torch.arange(len(asked)) == 0, moment=plain.moment.where(plain.told, NO_MOMENT))
+    found = torch.autograd.grad(referent_losses(logits, alone)["referents"], logits.asked.referents)[0]
+    assert found[0].abs().sum() > 0 and not found[1:].any()
+    none = referents_of(data, batch._replace(programs=(None,) * len(asked)))
+    assert all(loss == 0 for loss in referent_losses(logits, none).values())
+
+
 # ------------------------------------------------------------------------------------------------ the model
 
 
@@ -217,6 +312,7 @@ def test_answers_do_not_change_what_is_perceived(data: Path) -> None:
     losses(logits, batch)["total"].backward()
     assert all(weight.grad is None for weight in model.perception.parameters())
     assert model.summary.weight.grad is not None
+    assert all(weight.grad is None for weight in model.referring.parameters())
     grounding = grounding_of(data, *(Reading(s, NOTHING, range(0, 128, 4)) for s in (0, 1, 2)))
     terms = grounding_losses(model(*batch[:4]), batch, grounding)
     (terms["concepts"] + terms["collisions"]).backward()
@@ -326,6 +422,10 @@ def test_what_videos_show_and_twenty_answers_are_learned(data: Path, tmp_path: P
     assert ((perceived.concepts > 0) == (truth.concepts > 0))[truth.told].float().mean() > 0.98
     happened = truth.collisions[truth.told] > 0
     assert (perceived.collisions[truth.told] > 0)[happened].float().mean() > 0.8
+    referents = referents_of(data, asked)
+    assert ((logits.asked.referents > 0) == referents.nodes.bool()).all(1).float().mean() > 0.8
+    timed = referents.moment != NO_MOMENT
+    assert ((logits.asked.moment.argmax(1) - referents.moment).abs() <= 1)[timed].float().mean() > 0.8
 
 
 # ------------------------------------------------------------------------------------------------ bundled weights

@@ -52,9 +52,9 @@ python -m cjepa_agent.evaluate task=vqa weights=<this folder or Hub id> data=<CL
 ```
 """
 GROUNDED_CARD = """
-It has learned from annotations of the training videos, too (names, motion and collisions), not from answers alone as
-the published model, and takes what led to what from the collisions it perceives, by the rule of CLEVRER's causal
-graph."""
+It has learned from annotations of the training videos, too (names, motion and collisions), and from the programs of
+descriptive training questions (what is asked about, and when), not from answers alone as the published model, and takes
+what led to what from the collisions it perceives, by the rule of CLEVRER's causal graph."""
 
 
 def save(model: Answerer, folder: Path, training: Mapping[str, Any]) -> None:

@@ -1,14 +1,14 @@
 """ALOE with grounding: what a video shows is perceived before words are read, and words are told what they name.
 
-Five things differ from ALOE, none of which is published for it. Convolutions over time perceive names, motion and
+Six things differ from ALOE, none of which is published for it. Convolutions over time perceive names, motion and
 collisions, as annotations tell them in training (``cjepa_agent.vqa.grounding``), and from collisions follows what led
 to what (``cjepa_agent.vqa.causal_past``); the tokens of a slot and of a pair of slots hold what was perceived of them
 over the video. These do not attend to words (the fully visible prefix of arXiv 1910.10683), so that a video is read
 once for all of its questions. Words learn which slots they name, as in MDETR (arXiv 2104.12763), and hold what these
-hold. Choices are read from the tokens of what question and choice name, and from what led to what of these, beside
-[CLS]. And a third read-out
-learns whether what a choice says is so, also where the question asks what is *not* so: right and wrong are the
-exclusive or of both, of which neither tells anything on its own.
+hold. Descriptive questions learn from their programs what they ask about (``cjepa_agent.vqa.referring``), and their
+answers are read from that, beside [CLS]; choices are read from the tokens of what question and choice name, and from
+what led to what of these. And a third read-out learns whether what a choice says is so, also where the question asks
+what is *not* so: right and wrong are the exclusive or of both, of which neither tells anything on its own.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ class GroundedALOE(Answerer):
     def _before_last(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> _Read:
         slots = self.visible(slots)
         perceived: Perceived = self.perception(slots)
-        # What is perceived, and which words name what, is learned from annotations alone; answers are learned from it
-        # as it is.
+        # What is perceived, named and asked about is learned from annotations and programs alone; answers are learned
+        # from it as it is.
         known = Perceived(*(values.detach().float() for values in perceived))
         itself = torch.eye(self.n_slots, dtype=torch.bool, device=slots.device)
         collided = known.collisions.sigmoid().masked_fill(itself, 0)

@@ -1,7 +1,8 @@
-"""What annotations tell of each slot, and which slots each word names: targets beside the answers.
+"""What annotations tell of each slot, which slots each word names and each question asks about: beside the answers.
 
-CLEVRER annotates its training videos: names of objects, when they are in view and move, and their collisions. A model
-that must find this out from answers alone needs hundreds of epochs (``docs/LOG.md``).
+CLEVRER annotates its training videos (names of objects, when they are in view and move, and their collisions), and
+gives the program of each training question. A model that must find this out from answers alone needs hundreds of epochs
+(``docs/LOG.md``).
 """
 
 from __future__ import annotations

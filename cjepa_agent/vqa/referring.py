@@ -54,38 +54,32 @@ class Referring(nn.Module):
         collided: Tensor,
         owner: Tensor,
     ) -> Asked:
-        """What I items ask about.
+        """What D descriptive questions ask about.
 
         Args:
-            summary: (I, width) tokens of [CLS].
-            text: (I, L, width) of words.
-            said: (I, L, S) probabilities of which slots they name.
+            summary: (D, width) tokens of [CLS].
+            text: (D, L, width) of words.
+            said: (D, L, S) probabilities of which slots they name.
             objects: (V, N, width) tokens of slots and of pairs.
             known: what was perceived of V readings.
             collided: (V, C, S, S) probabilities of collisions, 0 of a slot with itself.
-            owner: see ``Batch``.
+            owner: (D,) see ``Batch``.
         """
         named = 1 - (1 - self.roles(text).sigmoid().transpose(1, 2)[..., None] * said[:, None]).prod(2)
         one, other = named[..., self.first], named[..., self.second]
         both = torch.cat([named, one * other], dim=-1)
         either = torch.cat([named, one + other - one * other], dim=-1)
-        who = torch.cat([both, either, torch.ones_like(both[:, :1])], dim=1)
+        everyone = torch.ones_like(both[:, :1])
         courses = self._courses(known, collided)[owner]
         ask_moment, ask_node = self.asked(summary).chunk(2, dim=-1)
-        moment = self._timeline(torch.einsum("iwn,icnf->icwf", who, courses)) @ ask_moment[..., None] / WIDTH**0.5
-        moment = moment.squeeze(-1)
-        at = moment.softmax(-1)
-        until = at.cumsum(-1)
-        periods = torch.stack([at, 1 - until, until - at], dim=1)
-        partners = torch.einsum("icsz,ikz->icsk", collided[owner], named)
-        courses = torch.cat([courses, F.pad(partners, (0, 0, 0, len(self.first)))], dim=-1)
-        seen = torch.cat([torch.einsum("ipc,icnf->ipnf", periods, courses), courses.amax(1)[:, None]], dim=1)
-        is_pair = F.pad(torch.zeros_like(named[:, :1]), (0, len(self.first)), value=1)
-        said_of = torch.cat([both, either, is_pair], dim=1)
-        told = torch.cat([seen.transpose(1, 2).flatten(2), said_of.transpose(1, 2)], dim=-1)
-        node = self.node(told) + self.token(objects)[owner]
-        referents = (node @ ask_node[..., None]).squeeze(-1) / WIDTH**0.5 + self.unlikely
-        return Asked(moment, referents)
+        happening = torch.einsum("dwn,dcnf->dcwf", torch.cat([both, either, everyone], dim=1), courses)
+        moment = _match(self._timeline(happening), ask_moment)
+        with_named = torch.einsum("dcsz,drz->dcsr", collided[owner], named)
+        courses = torch.cat([courses, F.pad(with_named, (0, 0, 0, len(self.first)))], dim=-1)
+        is_pair = F.pad(torch.zeros_like(everyone[..., : named.shape[-1]]), (0, len(self.first)), value=1)
+        of_text = torch.cat([both, either, is_pair], dim=1).transpose(1, 2)
+        node = self.node(torch.cat([_around(moment.softmax(-1), courses), of_text], dim=-1))
+        return Asked(moment, _match(node + self.token(objects)[owner], ask_node) + self.unlikely)
 
     def _courses(self, known: Perceived, collided: Tensor) -> Tensor:
         """(V, C, N, 5): in view, moving, enters, exits of slots, and collides of pairs, 0 of what cannot be."""
@@ -97,7 +91,7 @@ class Referring(nn.Module):
         return torch.cat([F.pad(slots, (0, 1)), F.pad(pairs, (COURSES - 1, 0))], dim=2)
 
     def _timeline(self, courses: Tensor) -> Tensor:
-        """What tells the tubelets of a video (I, C, who, 5) from each other: what happens then, before and after."""
+        """What tells the tubelets of videos (D, C, who, 5) from each other: what happens then, before and after."""
         happen = courses[..., HAPPENINGS]
         until = happen.cumsum(1)
         before, after = until - happen, until[:, -1:] - until
@@ -105,6 +99,20 @@ class Referring(nn.Module):
         ends[:, 0, 0] = ends[:, -1, 1] = 1
         told: Tensor = self.timeline(torch.cat([*(part.flatten(2) for part in (courses, before, after)), ends], dim=-1))
         return told
+
+
+def _around(at: Tensor, courses: Tensor) -> Tensor:
+    """Courses (D, C, N, K) at a moment, (D, C) probabilities of when, before it, after it and ever, (D, N, 4 K)."""
+    until = at.cumsum(-1)
+    periods = torch.stack([at, 1 - until, until - at], dim=1)
+    seen = torch.cat([torch.einsum("dpc,dcnk->dpnk", periods, courses), courses.amax(1)[:, None]], dim=1)
+    return seen.transpose(1, 2).flatten(2)
+
+
+def _match(keys: Tensor, query: Tensor) -> Tensor:
+    """Logits (D, M) of keys (D, M, WIDTH) for queries (D, WIDTH)."""
+    logits: Tensor = (keys @ query[..., None]).squeeze(-1) / WIDTH**0.5
+    return logits
 
 
 def _mlp(inputs: int) -> nn.Sequential:
