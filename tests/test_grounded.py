@@ -15,6 +15,7 @@ from perfect_predictor import true_slots
 from torch import Tensor
 
 from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.evaluation.vqa_examples import asked_about
 from cjepa_agent.slot_reader import StateReader
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
@@ -369,6 +370,17 @@ def test_blind_models_see_no_slots(data: Path) -> None:
     blind = random_model(replace(TINY, blind=True))
     with torch.no_grad():
         assert torch.equal(blind(*batch[:4]).answer, blind(*others[:4]).answer)
+
+
+def test_examples_tell_what_is_asked_about(data: Path) -> None:
+    asked = SlotQuestions(Dataset(data).questions("train"), VideoSlots(data / "slots"), TINY.frames)
+    model, chosen = random_model(), int(asked.descriptive.argmax())
+    model.referring.unlikely.data.fill_(-1e6)
+    assert asked_about(model, asked, chosen) == ["Asked about, as the model sees it: nothing in this video."]
+    model.referring.unlikely.data.fill_(1e6)
+    (line,) = asked_about(model, asked, chosen)
+    assert "slot 5; slot 6; slot 0 and slot 1; slot 0 and slot 2" in line and line.endswith("slot 5 and slot 6.")
+    assert asked_about(model, asked, int((~asked.descriptive).argmax())) == []
 
 
 def test_round_trip(tmp_path: Path) -> None:

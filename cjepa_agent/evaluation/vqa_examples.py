@@ -1,4 +1,4 @@
-"""Pictures of questions: the frames that were read, and what the model attended to when it answered."""
+"""Pictures of questions: the frames that were read, what the model attended to, and what it took for asked about."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from cjepa_agent.vqa.answerer import Answerer
+from cjepa_agent.vqa.causal_past import nodes
 from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.dataset import Dataset
@@ -50,7 +52,8 @@ def write_examples(
                 continue
             path = folder / f"vqa_{type}_{'right' if right else 'wrong'}.png"
             draw(data, model, questions, chosen).save(path)
-            media.append((path, caption(texts[chosen], graded[chosen])))
+            lines = caption(texts[chosen], graded[chosen]), *asked_about(model, questions, chosen)
+            media.append((path, "\n".join(lines)))
     return media
 
 
@@ -61,6 +64,19 @@ def caption(question: Json, item: Graded) -> str:
     for text, given, expected in zip(texts, item.given, item.expected, strict=True):
         lines.append(f"{'✓' if given == expected else '✗'} {text}model {given}, truth {expected}")
     return "\n".join([*lines, "Rows: attention of [CLS] to each slot in the last layer, one block per answer."])
+
+
+@torch.no_grad()
+def asked_about(model: Answerer, questions: SlotQuestions, chosen: int) -> list[str]:
+    """A line on which slots and pairs of slots a descriptive question is about; none of a model that does not tell."""
+    batch = questions.batch(np.array([chosen])).to(next(model.parameters()).device)
+    asked = model(batch.slots, batch.words, batch.owner, batch.descriptive).asked
+    if asked is None or not batch.descriptive.any():
+        return []
+    first, second = (ends.tolist() for ends in nodes(model.n_slots))
+    found = [{first[n], second[n]} for n in (asked.referents[0] > 0).nonzero().flatten().tolist()]
+    told = [" and ".join(f"slot {slot}" for slot in sorted(ends)) for ends in found]
+    return [f"Asked about, as the model sees it: {'; '.join(told) or 'nothing in this video'}."]
 
 
 def draw(data: Dataset, model: Answerer, questions: SlotQuestions, chosen: int) -> Image.Image:
