@@ -198,7 +198,8 @@ class CausalityBenchmark:
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
         values = asdict(self)
-        for name in ("systems", "training_seeds", "runs", "out", "page"):
+        of_aloe = () if self.aloe_seeds else ("aloe", "vqa", "aloe_init", "aloe_trainer", "downstream")
+        for name in ("systems", "training_seeds", "runs", "out", "page", *of_aloe):
             del values[name]
         return values
 

@@ -322,6 +322,13 @@ class TestStudy:
         with pytest.raises(ValueError, match="give another out"):
             causality.run(replace(config, removal="empty"))
 
+    def test_settings_of_an_aloe_that_is_not_trained_do_not_part_results(self) -> None:
+        config = CausalityBenchmark()
+        other = replace(config, aloe=GroundedALOEConfig(), aloe_init="clevrer-aloe", downstream=False)
+        assert config.identity() == other.identity()
+        with_aloe = [replace(own, aloe_seeds=(0,)).identity() for own in (config, other)]
+        assert with_aloe[0] != with_aloe[1]
+
     def test_contrasts_are_paired_by_question(self) -> None:
         def entry(system: str, right: list[int]) -> dict[str, object]:
             answers = {kind: dict.fromkeys(("predicted", "downstream"), right) for kind in KINDS}

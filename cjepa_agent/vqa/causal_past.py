@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 
+def pair_ends(slots: int) -> tuple[Tensor, Tensor]:
+    """Both slots (S (S - 1) / 2,) of each pair."""
+    first, second = torch.triu_indices(slots, slots, offset=1)
+    return first, second
+
+
 def nodes(slots: int) -> tuple[Tensor, Tensor]:
-    """What can happen to whom: both slots (N,) of each node, first twice the same for each slot, then all pairs."""
-    alone, pairs = torch.arange(slots), torch.triu_indices(slots, slots, offset=1)
-    return torch.cat([alone, pairs[0]]), torch.cat([alone, pairs[1]])
+    """What can happen to whom: both slots (N,) of each node, first twice the same for each slot, then of all pairs."""
+    alone, (first, second) = torch.arange(slots), pair_ends(slots)
+    return torch.cat([alone, first]), torch.cat([alone, second])
 
 
 def causal_past(collisions: Tensor) -> Tensor:

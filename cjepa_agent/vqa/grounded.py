@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from cjepa_agent.predictor import Block
 from cjepa_agent.vqa.aloe import TEXT
 from cjepa_agent.vqa.answerer import Answerer, AnswererConfig, Asked, Logits, Perceived
-from cjepa_agent.vqa.causal_past import causal_past, nodes
+from cjepa_agent.vqa.causal_past import causal_past, pair_ends
 from cjepa_agent.vqa.grounding import CONCEPTS, NAME_OF_WORD, NAMES, NO_NAME
 from cjepa_agent.vqa.referring import Referring
 from envs.clevrer.questions.vocabulary import QUESTION_VOCABULARY, QUESTION_WORDS
@@ -80,7 +80,7 @@ class Perception(nn.Module):
         self.slot_course, self.pair_course = (Course(width, config.tubelet) for _ in range(2))
         self.concepts, self.collisions = nn.Linear(width, len(CONCEPTS)), nn.Linear(width, 1)
         nn.init.constant_(self.collisions.bias, -SURE)
-        first, second = (ends[slots:] for ends in nodes(slots))
+        first, second = pair_ends(slots)
         pair_of = torch.zeros(slots, slots, dtype=torch.long)
         pair_of[first, second] = pair_of[second, first] = torch.arange(len(first))
         for name, value in (("first", first), ("second", second), ("pair_of", pair_of)):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cjepa_agent.slot_reader import NO_SLOT, SlotReader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import Logits
-from cjepa_agent.vqa.causal_past import nodes
+from cjepa_agent.vqa.causal_past import nodes, pair_ends
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.events import Event
@@ -256,8 +256,7 @@ def grounding_losses(logits: Logits, asked: Batch, grounding: Grounding) -> dict
     if logits.perceived is None or logits.mentioned is None or logits.holds is None:
         raise ValueError("this model does not tell what it perceives")
     told = grounding.told
-    slots = grounding.names.shape[1]
-    one, other = torch.triu_indices(slots, slots, offset=1)
+    one, other = pair_ends(grounding.names.shape[1])
     collisions, happened = (
         values[told][:, one, other] for values in (logits.perceived.collisions, grounding.collisions)
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cjepa_agent.vqa.answerer import Asked, Perceived
-from cjepa_agent.vqa.causal_past import nodes
+from cjepa_agent.vqa.causal_past import pair_ends
 from cjepa_agent.vqa.grounding import CONCEPTS
 
 ROLES = 2  # as in "*cubes* that move when the *red object* enters"
@@ -40,7 +40,7 @@ class Referring(nn.Module):
         self.node = _mlp(4 * (COURSES + ROLES) + 2 * ROLES + 1)
         self.token, self.asked = nn.Linear(width, WIDTH), nn.Linear(width, 2 * WIDTH)
         self.unlikely = nn.Parameter(torch.tensor(-2.0))
-        first, second = (ends[slots:] for ends in nodes(slots))
+        first, second = pair_ends(slots)
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("second", second, persistent=False)
 
