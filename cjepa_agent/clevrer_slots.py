@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,25 @@ class ObservedScenes:
         folder: the data set.
         observes: of the encoder, ``state`` or ``pixels``.
         limit: scenes of each split, from the first; 0 for all.
+        splits: whose scenes they are.
 
     Attributes:
         scenes: indices of those that have a file, readable or not, ascending.
 
     Raises:
         FileNotFoundError: no data set there.
-        ValueError: it has nothing of the kind.
+        ValueError: it has nothing of the kind, or there is no such split.
     """
 
-    def __init__(self, folder: Path, observes: str, limit: int) -> None:
+    def __init__(self, folder: Path, observes: str, limit: int, splits: Sequence[str] = SPLITS) -> None:
+        if unknown := set(splits) - set(SPLITS):
+            raise ValueError(f"splits has {sorted(unknown)}; expected some of {list(SPLITS)}")
         self.dataset = Dataset(folder)
         self.kind = "annotation" if observes == "state" else "video"
-        self.scenes = [scene for split in SPLITS for scene in self.dataset.scenes(self.kind, split)[: limit or None]]
+        chosen = [split for split in SPLITS if split in splits]
+        self.scenes = [scene for split in chosen for scene in self.dataset.scenes(self.kind, split)[: limit or None]]
         if not self.scenes:
-            raise ValueError(f"{folder} has no {self.kind} of any scene, which this encoder observes")
+            raise ValueError(f"{folder} has no {self.kind} of any scene of {chosen}, which this encoder observes")
         frames = folder / CLEVRER_FRAMES
         self._frames = EpisodeFile(frames) if self.kind == "video" and frames.is_file() else None
         self._episodes: dict[int, int] = {}
@@ -78,23 +83,20 @@ class ObservedScenes:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def extract_scenes(data: Path, autoencoder: SlotAutoencoder, out: Path, limit: int, batch: int) -> None:
-    """Write the slots of all splits of the data set to one folder of ``VideoSlots``; a killed run is continued.
+def extract_scenes(source: ObservedScenes, autoencoder: SlotAutoencoder, out: Path, batch: int) -> None:
+    """Write the slots of all these scenes to one folder of ``VideoSlots``; a killed run is continued.
 
     Scenes that cannot be read are reported, listed in ``scenes.json`` and left out.
 
     Args:
-        data: the data set.
+        source: the scenes, as the encoder observes them.
         autoencoder: its encoder makes the slots.
         out: the folder.
-        limit: scenes of each split, from the first; 0 for all.
         batch: frames per call of the encoder.
 
     Raises:
-        FileNotFoundError: no data set there.
         ValueError: the folder holds slots of something else, or no scene can be read.
     """
-    source = ObservedScenes(data, autoencoder.encoder.observes, limit)
     identity = {"dataset": source.digest(), "encoder": autoencoder.digest()}
     scenes = _readable_scenes(source, identity, out)
     done = VideoSlots.finished(out, identity, scenes)

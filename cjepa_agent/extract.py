@@ -16,8 +16,8 @@ from tqdm import tqdm
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import SLOTS as CLEVRER_SLOTS
-from cjepa_agent.clevrer_slots import encode, extract_scenes
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.clevrer_slots import ObservedScenes, encode, extract_scenes
+from cjepa_agent.data import SPLITS, EpisodeFile
 from cjepa_agent.encoder import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.hub import find_weights
@@ -43,6 +43,7 @@ class ExtractConfig:
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
             training windows start at these frames only: a fifth of the time buys the same number of episodes.
         batch: frames per call.
+        splits: of a CLEVRER data set, whose videos are encoded.
     """
 
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
@@ -51,11 +52,14 @@ class ExtractConfig:
     episodes: int = 0
     stride: int = 1
     batch: int = 16
+    splits: tuple[str, ...] = SPLITS
 
 
 def extract(config: ExtractConfig) -> None:
     """Encode episodes one after another; ``slots.json`` counts the finished ones."""
     if not config.data.is_dir():
+        if config.splits != SPLITS:
+            raise ValueError(f"splits chooses videos of a CLEVRER data set, and {config.data} is none")
         with encoder_folder(config.encoder, EncoderConfig(kind="state")) as folder:
             _extract(config, folder)
         return
@@ -63,7 +67,8 @@ def extract(config: ExtractConfig) -> None:
         raise ValueError(f"all frames of a video are encoded; got stride={config.stride}")
     with encoder_folder(config.encoder, EncoderConfig(kind="clevrer_state", n_slots=CLEVRER_SLOTS)) as folder:
         autoencoder = SlotAutoencoder.load(folder)
-        extract_scenes(config.data, autoencoder, config.out, config.episodes, config.batch)
+        source = ObservedScenes(config.data, autoencoder.encoder.observes, config.episodes, config.splits)
+        extract_scenes(source, autoencoder, config.out, config.batch)
         autoencoder.copy(folder, config.out)
 
 

@@ -203,6 +203,13 @@ class TestExtraction:
         assert "left out: " in capsys.readouterr().out
         assert "scene 10000" in json.loads((tmp_path / "slots/scenes.json").read_text())["left_out"]["10000"]
 
+    def test_of_some_splits(self, data: Path, tmp_path: Path) -> None:
+        config = ExtractConfig(data=data, encoder=Path("state"), out=tmp_path / "slots", splits=("validation", "train"))
+        extract(config)
+        assert VideoSlots(config.out).scenes == [scene for scene in SCENES if scene < 15000]
+        with pytest.raises(ValueError, match=r"splits has \['dev'\]; expected some of"):
+            extract(replace(config, splits=("dev",)))
+
     def test_slots_of_something_else_stay(self, data: Path, slots: Path, tmp_path: Path) -> None:
         before = (slots / "slots.npy").read_bytes()
         with pytest.raises(ValueError, match="choose another out="):
