@@ -20,13 +20,11 @@ from cjepa_agent.clevrer_slots import ObservedScenes, encode, extract_scenes
 from cjepa_agent.data import SPLITS, EpisodeFile
 from cjepa_agent.encoder import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
-from cjepa_agent.hub import find_weights
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 
 STATE = Path("state")  # in place of the folder of a trained encoder
-BUNDLED = ("clevrer",)  # encoders of the package that belong to no checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class ExtractConfig:
 
     Attributes:
         data: episode file, HDF5; or folder of a CLEVRER data set, of which the 128 frames of each video are encoded.
-        encoder: folder of a trained encoder; ``clevrer``, the bundled one for pictures of CLEVRER; a checkpoint whose
-            encoder is taken (folder, Hub id or bundled name such as ``pusht``); or ``state``: slots from the true state
-            by a fixed map, privileged, for debugging and upper bounds.
+        encoder: folder of a trained encoder; a checkpoint whose encoder is taken (folder, Hub id or bundled name:
+            ``pusht`` or, for pictures of CLEVRER, ``clevrer``); or ``state``: slots from the true state by a fixed map,
+            privileged, for debugging and upper bounds.
         out: folder for the slots; an unfinished extraction there is continued.
         episodes: how many episodes, from the first, or videos of each split; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
@@ -97,9 +95,7 @@ def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
 
 
 def load_encoder(encoder: Path) -> tuple[SlotAutoencoder, Any]:
-    """The encoder in a folder of its own, of the package or in a checkpoint, and its recipe; raises as these do."""
-    if str(encoder) in BUNDLED:
-        encoder = find_weights(encoder, BUNDLED, [])
+    """The encoder in a folder of its own or in a checkpoint, and its recipe; raises as these do."""
     if (encoder / CONFIG).is_file():
         return SlotAutoencoder.load(encoder), read_json(encoder / RECIPE)
     checkpoint = Checkpoint.from_pretrained(str(encoder))

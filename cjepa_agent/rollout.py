@@ -42,7 +42,8 @@ class RolloutConfig:
     slots of pixels that is every slot, and which object each holds differs from video to video.
 
     Attributes:
-        checkpoint: predictor trained on slots of videos: a folder or Hub id; or ``copy``, which repeats the last frame.
+        checkpoint: predictor trained on slots of videos: a folder, a Hub id, or the bundled ``clevrer`` or
+            ``clevrer-unmasked``, for slots of ``encoder=clevrer``; or ``copy``, which repeats the last frame.
         slots: folder of slots, written by ``python -m cjepa_agent.extract``, of the encoder that the predictor is for.
         out: folder for the longer slots; an unfinished rollout there is continued.
         frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import avg_pool2d
 
 from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collecting.collection import collect
 from cjepa_agent.data import EpisodeFile
@@ -25,6 +26,7 @@ from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
 from cjepa_agent.extract import ExtractConfig, extract, load_encoder
 from cjepa_agent.files import read_json, write_json
+from cjepa_agent.rollout import continued
 from cjepa_agent.still_camera import StillCameraConfig, holding
 from cjepa_agent.training.objectives import SlotTrainingConfig, StillCameraObjective
 from envs.clevrer import sample_scene, simulate
@@ -142,16 +144,21 @@ def test_segmentation_of_a_data_set(tmp_path: Path) -> None:
         segmentation.run(replace(config, split="other"))
 
 
+def drawn(count: int, frames: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Pictures and masks of new scenes."""
+    renderer, rng = CLEVRERRenderer(64, 64), np.random.default_rng(5)
+    for _ in range(count):
+        shown = map(partial(renderer.draw, simulate(sample_scene(rng), frames=frames)), range(frames))
+        pictures, masks = (np.stack(parts) for parts in zip(*shown, strict=True))
+        yield pictures, masks
+
+
 @torch.no_grad()
 def test_the_bundled_encoder_gives_objects_of_new_scenes_a_slot_each_that_they_keep() -> None:
     autoencoder, recipe = load_encoder(Path("clevrer"))
     assert recipe["command"]["encoder"]["kind"] == "still"
-    renderer, rng, frames_of, videos = CLEVRERRenderer(64, 64), np.random.default_rng(5), [], []
-    for _ in range(3):
-        trajectory = simulate(sample_scene(rng), frames=64)
-        frames, truth = (
-            np.stack(parts) for parts in zip(*map(partial(renderer.draw, trajectory), range(64)), strict=True)
-        )
+    frames_of, videos = [], []
+    for frames, truth in drawn(3, 64):
         slots = autoencoder.encoder.track(torch.from_numpy(frames))
         seen = np.array([len(np.unique(one[one > 0])) for one in truth])
         assert np.abs(holding(slots)[:, 1:].sum(1).numpy() - seen).mean() < 1
@@ -160,6 +167,22 @@ def test_the_bundled_encoder_gives_objects_of_new_scenes_a_slot_each_that_they_k
         frames_of += [foreground_ari(one, other) for one, other in zip(truth[::16], found, strict=True) if one.any()]
         videos.append(foreground_ari(truth[::16], found))
     assert np.mean(frames_of) > 0.8 and np.mean(videos) > 0.7
+
+
+@pytest.mark.parametrize("name", ["clevrer", "clevrer-unmasked"])
+def test_the_bundled_predictors_foretell_new_scenes_better_than_the_last_frame_does(name: str) -> None:
+    model = Checkpoint.from_pretrained(name).model
+    errors = []
+    for frames, _ in drawn(6, 60):
+        slots = model.encoder.track(torch.from_numpy(frames))[None]
+        predicted = continued(model, slots[:, :40], 60)
+        true, ours, last = (
+            model.latent(part, part.new_zeros(*part.shape[:2], 0)).slots
+            for part in (slots[:, 40:], predicted[:, 40:], slots[:, 39:40])
+        )
+        errors.append([float((guess - true).square().mean()) for guess in (ours, last)])
+    predicting, copying = np.mean(errors, axis=0)
+    assert predicting < copying
 
 
 def test_a_slot_that_changes_its_object_counts_in_the_video_alone() -> None:

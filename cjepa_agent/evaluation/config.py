@@ -44,8 +44,9 @@ class EvaluateConfig:
             ``segmentation`` (whether slots of CLEVRER videos hold one object each), ``rollout`` (how far predicted
             CLEVRER objects are from the true ones), ``intervention`` (what would happen without an object, against the
             physics run again), or ``vqa`` (CLEVRER's questions).
-        weights: checkpoint: a folder, a Hub id, or ``pusht`` for the bundled one; for ``task=vqa`` the folder
-            ``checkpoint`` of ``train stage=vqa``, or ``clevrer-aloe``.
+        weights: checkpoint: a folder, a Hub id, or a bundled one, such as ``pusht``, or ``clevrer`` for
+            ``task=intervention``; for ``task=vqa`` the folder ``checkpoint`` of ``train stage=vqa``, or the bundled
+            ``clevrer-aloe`` (slots of the true state) or ``clevrer-aloe-pixels`` (of ``encoder=clevrer``).
         planner: how the agent plans.
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.

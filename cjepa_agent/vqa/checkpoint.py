@@ -19,7 +19,7 @@ from cjepa_agent.vqa.answerer import Answerer
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from envs.files import atomic
 
-BUNDLED = ("clevrer-aloe",)
+BUNDLED = ("clevrer-aloe", "clevrer-aloe-pixels")
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MODEL_TYPE = "cjepa_agent.aloe"
 AnyALOEConfig = ALOEConfig | GroundedALOEConfig
