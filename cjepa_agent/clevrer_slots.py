@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.clevrer_encoder import scene_states
-from cjepa_agent.data import CLEVRER_FRAMES, SPLITS, EpisodeFile
+from cjepa_agent.data import CLEVRER_FRAMES, SPLITS, EpisodeFile, require_splits
 from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.video_slots import VideoSlots
@@ -47,8 +47,7 @@ class ObservedScenes:
     """
 
     def __init__(self, folder: Path, observes: str, limit: int, splits: Sequence[str] = SPLITS) -> None:
-        if unknown := set(splits) - set(SPLITS):
-            raise ValueError(f"splits has {sorted(unknown)}; expected some of {list(SPLITS)}")
+        require_splits(splits)
         self.dataset = Dataset(folder)
         self.kind = "annotation" if observes == "state" else "video"
         chosen = [split for split in SPLITS if split in splits]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,12 @@ CLEVRER_FRAMES = "frames.h5"  # the episode file of a CLEVRER data set
 CHUNK_BYTES = 16 * 64 * 64 * 3  # a window of 64 px frames then touches one or two chunks
 CHUNK_ROWS = 4096  # at most
 TYPES: dict[str, DTypeLike] = {"action": np.float32, "proprio": np.float32, "state": np.float64}
+
+
+def require_splits(splits: Sequence[str]) -> None:
+    """Raise ValueError where one of some names is none of ``SPLITS``."""
+    if unknown := set(splits) - set(SPLITS):
+        raise ValueError(f"splits has {sorted(unknown)}; expected some of {list(SPLITS)}")
 
 
 def split_episodes(n_episodes: int) -> NDArray[np.int8]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
+from cjepa_agent.data import SPLITS, require_splits
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
@@ -24,7 +25,6 @@ from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
 from envs.clevrer.dataset import Dataset, split_of
-from envs.clevrer.questions.files import SPLITS
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
@@ -77,8 +77,7 @@ class RolloutConfig:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.limit < 0:
             raise ValueError(f"limit must be 0 or more, got {self.limit}")
-        if unknown := set(self.splits) - set(SPLITS):
-            raise ValueError(f"splits has {sorted(unknown)}; expected some of {list(SPLITS)}")
+        require_splits(self.splits)
         if self.checkpoint == COPY and self.remove != "none":
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":

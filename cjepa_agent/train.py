@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from cjepa_agent.files import read_json, write_json
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.provenance import settings_record
 from cjepa_agent.slot_data import open_slots
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import Run, Stage, TrainerConfig
@@ -88,13 +89,13 @@ def make_run(config: TrainConfig) -> Run:
 def _encoder_stage(config: TrainConfig) -> EncoderStage:
     data = open_episodes(config.data)
     stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
-    write_json(config.out / RECIPE, {"command": asdict(config), "dataset": data.attrs})
+    write_json(config.out / RECIPE, {"command": settings_record(config), "dataset": data.attrs})
     return stage
 
 
 def _predictor_stage(config: TrainConfig) -> PredictorStage:
     slots = open_slots(config.data, config.slots)
-    recipe = {"command": asdict(config), "dataset": slots.origin, "encoder": read_json(config.slots / RECIPE)}
+    recipe = {"command": settings_record(config), "dataset": slots.origin, "encoder": read_json(config.slots / RECIPE)}
     init = Checkpoint.from_pretrained(config.init) if config.init else None
     if init:
         recipe["init"] = {"version": init.version, "commit": init.commit, "training": init.training}
@@ -113,7 +114,7 @@ def _predictor_stage(config: TrainConfig) -> PredictorStage:
 
 def _vqa_stage(config: TrainConfig) -> VQAStage:
     slots = VideoSlots(config.slots)
-    recipe = {"command": asdict(config), "slots": slots.identity}
+    recipe = {"command": settings_record(config), "slots": slots.identity}
     init = find(config.init) if config.init else None
     return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe, init)
 

@@ -190,6 +190,7 @@ def test_training_goes_on_from_a_checkpoint(data: Path, slots: Path, tmp_path: P
     for name, tensor in start.model.state_dict().items():
         assert torch.allclose(tensor, same.model.state_dict()[name], rtol=0, atol=1e-8), name
     assert same.training["init"]["training"]["command"]["out"] == "first"
+    assert same.training["command"]["init"] == "checkpoint", "a record must not tell a machine's folders"
     result = run(
         "cjepa_agent.train", f"data={data}", f"slots={slots}", f"out={tmp_path / 'other'}", f"init={first}", expect=2
     )  # fmt: skip
