@@ -36,7 +36,8 @@ def commands(page: str) -> list[str]:
 
 
 MODULE = "python -m cjepa_agent."
-DOCUMENTED = [(page, line) for page in ("README.md", "docs/reproduce.md") for line in commands(page)]
+PAGES = ("README.md", "docs/clevrer.md", "docs/training.md", "docs/reproduce.md")
+DOCUMENTED = [(page, line) for page in PAGES for line in commands(page)]
 
 
 def test_there_are_commands() -> None:
