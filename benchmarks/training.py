@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import peak_bytes, reset_peak, seconds
-from benchmarks.systems import system
+from benchmarks.systems import UNMASKED, system
 from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
@@ -90,7 +90,7 @@ def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.de
     """Seconds per window of a training step, the longest history that the predictor has, one frame predicted."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = DynamicsLoss(WorldModel(config), DynamicsTrainingConfig(), CTTConfig()).to(device)
+        model = DynamicsLoss(WorldModel(config), UNMASKED, DynamicsTrainingConfig(), CTTConfig()).to(device)
     generator, frames = torch.Generator().manual_seed(seed), config.predictor.history + 1
 
     def drawn(*shape: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossTerms, forecast_loss
+from cjepa_agent.losses import PUBLISHED, LossSettings, LossTerms, forecast_loss
 
 WAVELENGTH = 10000.0  # of the slowest channel of the temporal encoding (Vaswani et al. 2017, section 3.5)
 
@@ -68,11 +68,9 @@ class AutoregressivePredictor(Predictor):
             return Latent(slots, proprio)
         return Latent(history.slots[:, read] + slots, history.proprio[:, read] + proprio)
 
-    def loss(
-        self, prediction: Latent, target: Latent, hidden: Tensor, proprio_weight: float, saturation: float = 0.0
-    ) -> LossTerms:
+    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings = PUBLISHED) -> LossTerms:
         """See ``forecast_loss``."""
-        return forecast_loss(prediction, target, proprio_weight, saturation)
+        return forecast_loss(prediction, target, settings)
 
 
 def transformer_layer(config: TransformerConfig, activation: str = "relu") -> nn.TransformerEncoderLayer:

@@ -25,17 +25,24 @@ class MaskConfig:
             is ``object`` with the same objects in every sample, those that the authors' released code hides:
             it makes its generator anew, with seed 42, on every call.
         upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
+        history_weight: of recovering what is hidden, in the loss; 1 in the paper.
+        future_weight: of the future of objects that are hidden throughout, likewise. Where they went cannot be told,
+            and those errors drown the others (``docs/causality.md``).
     """
 
     count: int = 1
     kind: MaskKind = "object"
     upto: bool = False
+    history_weight: float = 1.0
+    future_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.count < 0:
             raise ValueError(f"mask.count must be 0 or more, got {self.count}")
         if self.kind not in ("object", "token", "tube", "fixed"):
             raise ValueError(f"mask.kind must be object, token, tube or fixed, got {self.kind!r}")
+        if not (self.history_weight >= 0 and self.future_weight >= 0):
+            raise ValueError(f"mask.history_weight and mask.future_weight must be 0 or more, got {self}")
 
 
 def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generator: torch.Generator) -> Tensor:

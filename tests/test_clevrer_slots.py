@@ -322,7 +322,7 @@ class TestArrivals:
         model, window = random_model(), video(7)
         window[:, :2, 3], window[:, 2, 3], window[:, 3:, 3] = 0.0, shown, arriving
         hidden = torch.zeros(2, 3, 7, dtype=torch.bool)
-        whole = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+        whole = DynamicsLoss(model, MaskConfig(), DynamicsTrainingConfig(), CTTConfig())
         state = Latent(window, torch.zeros(2, 7, 0))
         return whole((state, torch.zeros(2, 6, 0)), hidden, None, None, None, None)["future"]
 
@@ -334,7 +334,7 @@ class TestArrivals:
         model, window = random_model(), video(7)
         window[:, :, 3] = 0.0
         state = Latent(window, torch.zeros(2, 7, 0))
-        whole = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+        whole = DynamicsLoss(model, MaskConfig(), DynamicsTrainingConfig(), CTTConfig())
         losses = []
         for ghost in (0.0, 1.0):
             with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import cjepa_loss, saturated
+from cjepa_agent.losses import LossSettings, cjepa_loss, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.predictor import Block, MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
 
@@ -84,7 +84,9 @@ class TestMask:
         hidden = sample_mask(MaskConfig(count=2, upto=True), 300, 2, S, torch.Generator().manual_seed(3))
         assert set(hidden[:, 1].sum(1).tolist()) == {0, 1, 2}
 
-    @pytest.mark.parametrize("config", [{"count": -1}, {"kind": "square"}])
+    @pytest.mark.parametrize(
+        "config", [{"count": -1}, {"kind": "square"}, {"history_weight": -1}, {"future_weight": float("nan")}]
+    )
     def test_refuses_bad_settings(self, config: dict[str, object]) -> None:
         with pytest.raises(ValueError, match=r"mask\."):
             MaskConfig(**config)  # type: ignore[arg-type]
@@ -99,10 +101,29 @@ class TestLoss:
         target, hidden = history(4, 4), torch.zeros(4, 3, S, dtype=torch.bool)
         hidden[:, 1:, 2] = True
         prediction = Latent(target.slots + 2.0, target.proprio + 3.0)
-        terms = cjepa_loss(prediction, target, hidden, proprio_weight=0.5)
+        terms = cjepa_loss(prediction, target, hidden, LossSettings(proprio_weight=0.5))
         assert terms.history.item() == pytest.approx(4.0) and terms.future.item() == pytest.approx(4.0)
         assert terms.proprio.item() == pytest.approx(9.0)
         assert terms.total.item() == pytest.approx(4 + 4 + 4.5)
+
+    def test_what_is_hidden_counts_as_much_as_its_weights_say(self) -> None:
+        target, hidden = history(2, 4), torch.zeros(2, 3, S, dtype=torch.bool)
+        hidden[:, 1:, 2], hidden[:, 1, 1] = True, True  # slot 1 is seen again in the last frame
+        error = torch.zeros_like(target.slots)
+        error[:, :, 2], error[:, :, 1] = 3.0, 2.0
+        prediction = Latent(target.slots + error, target.proprio)
+        published = cjepa_loss(prediction, target, hidden)
+        assert published.history.item() == pytest.approx((9 + 9 + 4) / 3)
+        assert published.future.item() == pytest.approx((9 + 4) / S)
+        for weight, future in ((0.0, 4 / (S - 1)), (0.5, (4 + 4.5) / (S - 0.5))):
+            terms = cjepa_loss(prediction, target, hidden, LossSettings(1.0, 0.1, weight))
+            assert terms.history == published.history and terms.future.item() == pytest.approx(future)
+            assert terms.total.item() == pytest.approx(0.1 * published.history.item() + future)
+
+    def test_one_frame_of_history_hides_nothing_from_the_future(self) -> None:
+        target = history(2, 4)
+        prediction, hidden = Latent(target.slots + 1, target.proprio), torch.zeros(2, 1, S, dtype=torch.bool)
+        assert cjepa_loss(prediction, target, hidden, LossSettings(hidden_future_weight=0.0)).future == 1
 
     def test_nothing_hidden_leaves_the_future_only(self) -> None:
         target = history(2, 4)

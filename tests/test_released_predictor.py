@@ -137,7 +137,7 @@ def test_training_minimises_the_authors_loss(case: tuple, masked: int) -> None:
     frames, past = config.history + config.future, config.history
     latent, actions = history(case, frames)
     hidden = sample_mask(MaskConfig(count=masked, kind="fixed"), 3, past, n_slots, torch.Generator())
-    whole_loss = DynamicsLoss(model, DynamicsTrainingConfig(), CTTConfig())
+    whole_loss = DynamicsLoss(model, MaskConfig(), DynamicsTrainingConfig(), CTTConfig())
     loss = whole_loss((latent, actions[:, :-1]), hidden, None, None, None, None)["total"]
     loss.backward()
     found = {name: parameter.grad for name, parameter in model.predictor.named_parameters()}

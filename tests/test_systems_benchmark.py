@@ -222,6 +222,8 @@ def test_ablations_differ_from_c_jepa_in_what_they_are_named_for() -> None:
     for kind in ("token", "tube", "fixed"):
         assert system(f"c-jepa-2-{kind}", SMALL) == replace(full, mask=MaskConfig(count=2, kind=kind))
     assert system("c-jepa-2-upto", SMALL) == replace(full, mask=MaskConfig(count=2, upto=True))
+    weighted = MaskConfig(count=2, history_weight=0.1, future_weight=0.0)
+    assert system("c-jepa-2-weighted", SMALL) == replace(full, mask=weighted)
     concatenated = system("c-jepa-2-concat", SMALL)
     assert concatenated == replace(full, predictor=replace(full.predictor, auxiliary="concat"))
     assert [s.predictor.build(4, 128, 4, 10).frame_tokens for s in (full, concatenated)] == [6, 4]

@@ -17,7 +17,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.ctt import CTTConfig, ctt_terms
 from cjepa_agent.encoder import POSITION_DIM, centroid_of
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import mean_square, saturated
+from cjepa_agent.losses import LossSettings, mean_square, saturated
 from cjepa_agent.masking import MaskConfig, sample_mask
 from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.predictor import MaskedPredictor
@@ -132,7 +132,7 @@ class PredictorStage:
             self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics, trainer.seed)
         else:
             self.world_model = continued_world_model(init, autoencoder, predictor)
-        self.model = DynamicsLoss(self.world_model, dynamics, self.ctt)
+        self.model = DynamicsLoss(self.world_model, mask, dynamics, self.ctt)
         if self.world_model.config.action_block != dynamics.action_block:
             raise ValueError(
                 f"init has action blocks of {self.world_model.config.action_block}, dynamics.action_block is "
@@ -242,6 +242,7 @@ class DynamicsLoss(nn.Module):
 
     Args:
         world_model: its predictor is trained.
+        mask: weights of what it hides.
         dynamics: weights of terms.
         ctt: weights of CTT's.
 
@@ -249,8 +250,13 @@ class DynamicsLoss(nn.Module):
         ValueError: CTT's terms have weights, but the predictor's attention is no graph of objects.
     """
 
-    def __init__(self, world_model: WorldModel, dynamics: DynamicsTrainingConfig, ctt: CTTConfig) -> None:
+    def __init__(
+        self, world_model: WorldModel, mask: MaskConfig, dynamics: DynamicsTrainingConfig, ctt: CTTConfig
+    ) -> None:
         super().__init__()
+        self.settings = LossSettings(
+            dynamics.proprio_weight, mask.history_weight, mask.future_weight, dynamics.saturation
+        )
         self.world_model, self.dynamics, self.ctt = world_model, dynamics, ctt
         if ctt.on and not isinstance(world_model.predictor, MaskedPredictor):
             raise ValueError(
@@ -277,7 +283,7 @@ class DynamicsLoss(nn.Module):
             pixels: of the F frames of the windows; None without image loss.
             rollout_pixels: of the H frames of the rollouts, likewise.
         """
-        model, weight, context = self.world_model, self.dynamics.proprio_weight, self.dynamics.context
+        model, settings, context = self.world_model, self.settings, self.dynamics.context
         latent, frames = model.latent(window[0].slots, window[0].proprio), hidden.shape[1]
         history = latent.select((slice(None), slice(0, frames)))
         future = latent.slots.shape[1] - frames
@@ -285,11 +291,10 @@ class DynamicsLoss(nn.Module):
         prediction = without_arrivals(
             model.predictor(history, actions, hidden, future), latent, window[0].slots, hidden
         )
-        saturation = self.dynamics.saturation
-        terms = model.predictor.loss(prediction, latent, hidden, weight, saturation)._asdict()
+        terms = model.predictor.loss(prediction, latent, hidden, settings)._asdict()
         if choice is not None:
             predictor = cast(MaskedPredictor, model.predictor)
-            ctt = ctt_terms(predictor, latent, actions, hidden, prediction.slots, choice, self.ctt, saturation)
+            ctt = ctt_terms(predictor, latent, actions, hidden, prediction.slots, choice, self.ctt, settings.saturation)
             weighted = self.ctt.sufficiency_weight * ctt.sufficiency + self.ctt.invariance_weight * ctt.invariance
             terms |= {"total": terms["total"] + weighted, **ctt._asdict()}
         if pixels is not None:
@@ -301,9 +306,9 @@ class DynamicsLoss(nn.Module):
         none = torch.zeros_like(rollout[0].slots[:, :context, :, 0], dtype=torch.bool)
         predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots, hidden=none)
         later = target.select((slice(None), slice(context, None)))
-        objects = saturated((predicted.slots - later.slots).square().mean(-1), saturation).mean()
+        objects = saturated((predicted.slots - later.slots).square().mean(-1), settings.saturation).mean()
         # A target that is embedded could shrink to a constant.
-        along = objects + weight * mean_square(predicted.proprio - later.proprio.detach())
+        along = objects + settings.proprio_weight * mean_square(predicted.proprio - later.proprio.detach())
         terms |= {"rollout": along}
         if rollout_pixels is not None:
             terms["rollout_image"] = image_error(model, predicted.slots, rollout_pixels)
