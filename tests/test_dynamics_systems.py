@@ -17,7 +17,7 @@ from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.autoregressive import AutoregressivePredictor
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import forecast_loss
+from cjepa_agent.losses import LossSettings, forecast_loss
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
 from cjepa_agent.predictor import PredictorConfig
@@ -218,7 +218,7 @@ def test_forecast_loss_is_over_the_frames_that_are_predicted() -> None:
     target, _ = history(4)
     for frames in (1, 3):
         last = target.select((slice(None), slice(-frames, None)))
-        terms = forecast_loss(Latent(last.slots + 2.0, last.proprio + 3.0), target, proprio_weight=0.5)
+        terms = forecast_loss(Latent(last.slots + 2.0, last.proprio + 3.0), target, LossSettings(proprio_weight=0.5))
         assert terms.future.item() == pytest.approx(4.0) and terms.proprio.item() == pytest.approx(9.0)
         assert terms.total.item() == pytest.approx(4 + 4.5) and terms.history == 0
 
