@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import PUBLISHED, LossSettings, LossTerms, forecast_loss
+from cjepa_agent.losses import LossSettings, LossTerms, forecast_loss
 
 WAVELENGTH = 10000.0  # of the slowest channel of the temporal encoding (Vaswani et al. 2017, section 3.5)
 
@@ -68,7 +68,7 @@ class AutoregressivePredictor(Predictor):
             return Latent(slots, proprio)
         return Latent(history.slots[:, read] + slots, history.proprio[:, read] + proprio)
 
-    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings = PUBLISHED) -> LossTerms:
+    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings) -> LossTerms:
         """See ``forecast_loss``."""
         return forecast_loss(prediction, target, settings)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import PUBLISHED, LossSettings, LossTerms, cjepa_loss
+from cjepa_agent.losses import LossSettings, LossTerms, cjepa_loss
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Predictor(nn.Module, ABC):
             ValueError: shapes that do not fit the configuration.
         """
 
-    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings = PUBLISHED) -> LossTerms:
+    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings) -> LossTerms:
         """What training minimises: what ``forward`` predicts with ``hidden``, against all frames (B, T + F, ...)."""
         return cjepa_loss(prediction, target, hidden, settings)
 

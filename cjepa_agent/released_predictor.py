@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from cjepa_agent.dynamics import Predictor
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import PUBLISHED, LossSettings, LossTerms, cjepa_loss
+from cjepa_agent.losses import LossSettings, LossTerms, cjepa_loss
 from cjepa_agent.matching import match_slots
 
 
@@ -187,7 +187,7 @@ class ReleasedPredictor(Predictor):
         proprio = predicted[:, :, self.n_slots] if self.nodes else predicted.new_empty(*predicted.shape[:2], 0)
         return Latent(predicted[:, :, : self.n_slots], proprio)
 
-    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings = PUBLISHED) -> LossTerms:
+    def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings) -> LossTerms:
         """The authors' loss: see ``cjepa_loss``, with an object that is hidden in any frame counted in all of them."""
         objects = hidden.any(1, keepdim=True).expand_as(hidden)
         return cjepa_loss(prediction, target, objects, settings)
