@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +25,9 @@ class AutoregressivePredictor(Predictor):
         n_slots, slot_dim: S and D of the latents.
         proprio_dim: P.
         action_dim: A, numbers in one action block.
-
-    Attributes:
-        causal: whether no output depends on a later frame. All of them are then trained, each to predict its next
-            frame; otherwise only the last one is.
     """
 
     grows = True
-    causal: ClassVar[bool] = False
 
     def __init__(
         self, config: TransformerConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int

@@ -89,6 +89,7 @@ def ctt_terms(
     actions: Tensor,
     hidden: Tensor,
     prediction: Tensor,
+    entered: Tensor,
     choice: Tensor,
     config: CTTConfig,
     saturation: float = 0.0,
@@ -101,6 +102,7 @@ def ctt_terms(
         actions: (B, T + F - 1, A) normalised action blocks.
         hidden: (B, T, S) bool, what C-JEPA's mask hides.
         prediction: (B, T + F, S, D) slots that the predictor gave with ``hidden``.
+        entered: (B, T + F, S) bool, cells of objects that the history does not show; their errors do not count.
         choice: (B, 2, S) random numbers, 0 or more: the largest of the first row chooses the object that invariance
             hides, among those of which nothing is hidden; that of the second the object that sufficiency predicts.
         config: weights and graph.
@@ -116,7 +118,8 @@ def ctt_terms(
     def error(hide: Tensor, objects: Tensor, towards: Tensor) -> Tensor:
         """Difference of the future of ``objects`` (B, S) from ``towards`` where ``hide`` is hidden."""
         predicted = predictor(history, actions, hide, future).slots
-        cells = saturated((predicted - towards.detach()).square().mean(-1), saturation)[:, frames:].mean(1)
+        cells = saturated((predicted - towards.detach()).square().mean(-1), saturation).masked_fill(entered, 0.0)
+        cells = cells[:, frames:].mean(1)
         return ((cells * objects).sum(1) / objects.sum(1).clamp(min=1)).mean()
 
     sufficiency = invariance = prediction.new_zeros(())

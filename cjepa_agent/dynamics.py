@@ -55,12 +55,17 @@ class Predictor(nn.Module, ABC):
         grows: whether a rollout's history grows to its full length, or keeps the length that it starts with.
         orderless: whether nothing tells slots apart but what they hold, so that some can be left out.
         raw_slots: whether it predicts slots as the encoder gives them, not normalised.
+        masked: whether cells can be hidden from it; to others ``hidden`` only says that they are being trained.
+        causal: whether no output depends on a later frame. All frames of the history are then trained to predict the
+            next one.
         blocks: the layers between embeddings and heads.
     """
 
     grows: ClassVar[bool]
     orderless: ClassVar[bool] = False
     raw_slots: ClassVar[bool] = False
+    masked: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
     blocks: nn.Module
 
     def __init__(self, history: int, n_slots: int, future: int = 1) -> None:

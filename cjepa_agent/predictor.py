@@ -138,6 +138,7 @@ class MaskedPredictor(Predictor):
 
     grows = False  # a rollout's history keeps the length that it starts with
     orderless = True
+    masked = True
     blocks: nn.ModuleList
 
     def __init__(self, config: PredictorConfig, n_slots: int, slot_dim: int, proprio_dim: int, action_dim: int) -> None:

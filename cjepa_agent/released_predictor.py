@@ -114,6 +114,7 @@ class ReleasedPredictor(Predictor):
 
     grows = True  # a rollout's history grows to ``config.history`` frames
     raw_slots = True
+    masked = True
 
     def __init__(self, config: ReleasedPredictorConfig, n_slots: int, proprio_dim: int, action_dim: int) -> None:
         super().__init__(config.history, n_slots, config.future)

@@ -11,7 +11,7 @@ from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.data import open_episodes
-from cjepa_agent.files import read_json, write_json
+from cjepa_agent.files import read_json
 from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
@@ -83,14 +83,13 @@ def make_run(config: TrainConfig) -> Run:
         "predictor": _predictor_stage,
         "vqa": _vqa_stage,
     }
-    return Run(stages[config.stage](config), config.trainer, config.out)
+    return Run(stages[config.stage](config), config.trainer, config.out, settings_record(config))
 
 
 def _encoder_stage(config: TrainConfig) -> EncoderStage:
     data = open_episodes(config.data)
-    stage = EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed)
-    write_json(config.out / RECIPE, {"command": settings_record(config), "dataset": data.attrs})
-    return stage
+    recipe = {"command": settings_record(config), "dataset": data.attrs}
+    return EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed, recipe)
 
 
 def _predictor_stage(config: TrainConfig) -> PredictorStage:

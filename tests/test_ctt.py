@@ -17,6 +17,7 @@ from configs.presets import preset
 B, T, F, S, D, P, A = 5, 3, 2, 4, 16, 3, 6
 BOTH = CTTConfig(sufficiency_weight=0.1, invariance_weight=0.2)
 PUBLISHED = preset(CTTConfig, "ctt", "published")
+NOBODY = torch.zeros(B, T + F, S, dtype=torch.bool)  # entered
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def batch(count: int = 1) -> tuple[Latent, Tensor, Tensor, Tensor]:
 def terms(predictor: MaskedPredictor, config: CTTConfig, count: int = 1) -> tuple[Tensor, Tensor]:
     latent, actions, hidden, choice = batch(count)
     prediction = predictor(latent.select((slice(None), slice(0, T))), actions, hidden, F).slots
-    return tuple(ctt_terms(predictor, latent, actions, hidden, prediction, choice, config))
+    return tuple(ctt_terms(predictor, latent, actions, hidden, prediction, NOBODY, choice, config))
 
 
 def future(predictor: MaskedPredictor, sample: int, objects: list[int]) -> Tensor:
@@ -127,7 +128,7 @@ def test_terms_without_a_weight_are_not_computed(predictor: MaskedPredictor) -> 
 def test_the_clean_prediction_is_a_target_that_does_not_move(predictor: MaskedPredictor) -> None:
     latent, actions, hidden, choice = batch()
     prediction = torch.randn(B, T + F, S, D, requires_grad=True)
-    _, invariance = ctt_terms(predictor, latent, actions, hidden, prediction, choice, BOTH)
+    _, invariance = ctt_terms(predictor, latent, actions, hidden, prediction, NOBODY, choice, BOTH)
     invariance.backward()
     assert prediction.grad is None and predictor.embed_slot.weight.grad is not None
     predictor.zero_grad()

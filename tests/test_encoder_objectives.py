@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stage(data: Path, config: TrainedEncoderConfig, training: SlotTrainingConfig = TRAINING) -> EncoderStage:
-    return EncoderStage(EpisodeFile(data), config, training, seed=0)
+    return EncoderStage(EpisodeFile(data), config, training, seed=0, recipe={})
 
 
 def step(training: EncoderStage, rows: slice = slice(0, 4), seed: int = 0) -> dict[str, Tensor]:

@@ -172,7 +172,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stage(data: Path, config: PatchConfig) -> EncoderStage:
-    return EncoderStage(EpisodeFile(data / "data.h5"), config, SlotTrainingConfig(points=32, uniform=16), seed=0)
+    return EncoderStage(
+        EpisodeFile(data / "data.h5"), config, SlotTrainingConfig(points=32, uniform=16), seed=0, recipe={}
+    )
 
 
 def test_training_reconstructs_frames(data: Path) -> None:

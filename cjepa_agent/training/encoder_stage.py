@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cjepa_agent.autoencoder import RECIPE
 from cjepa_agent.data import EpisodeFile
 from cjepa_agent.encoder import prepare_frames
+from cjepa_agent.files import write_json
 from cjepa_agent.training.objectives import OBJECTIVES, Objective, SlotTrainingConfig
 from cjepa_agent.world_model import TrainedEncoderConfig
 
@@ -25,13 +29,22 @@ class EncoderStage:
         config: architecture.
         slots: how to train.
         seed: of the initial weights.
+        recipe: kept beside the encoder as the record of the training.
 
     Raises:
         ValueError: nothing to train, or the frames do not fit.
         FileNotFoundError: the weights of a frozen part cannot be found.
     """
 
-    def __init__(self, data: EpisodeFile, config: TrainedEncoderConfig, slots: SlotTrainingConfig, seed: int) -> None:
+    def __init__(
+        self,
+        data: EpisodeFile,
+        config: TrainedEncoderConfig,
+        slots: SlotTrainingConfig,
+        seed: int,
+        recipe: Mapping[str, Any],
+    ) -> None:
+        self.recipe = recipe
         if config.kind not in OBJECTIVES:
             raise ValueError(
                 f"encoder.kind={config.kind} is a fixed map with nothing to train; "
@@ -76,6 +89,7 @@ class EncoderStage:
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the encoder folder that ``extract`` reads."""
         _objective(model).save(folder)
+        write_json(folder / RECIPE, self.recipe)
 
 
 class _Clips:

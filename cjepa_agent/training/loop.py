@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -18,7 +20,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cjepa_agent.files import plain
 from envs.files import atomic
+
+# Settings that a resumed run may change: where it writes, for how long it trains, what it logs and on what it runs.
+RESUMABLE = {"out", *(f"trainer.{name}" for name in ("steps", "accelerator"))}
+RESUMABLE |= {f"trainer.{name}_every" for name in ("log", "validate", "save")}
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,27 @@ def learning_rate(step: int, config: TrainerConfig) -> float:
 class Run:
     """One training run in a folder: state, logs, checkpoints.
 
+    Args:
+        stage: what is trained.
+        config: how.
+        out: the folder; a run there is resumed.
+        settings: all that the run depends on, kept in the folder and compared on resumption.
+
     Attributes:
         step: optimiser steps done.
         seconds: wall-clock time that the steps of the folder's checkpoint took, validation included, also in earlier
             processes.
+
+    Raises:
+        ValueError: the run in the folder is damaged or had other settings, or the batch is no multiple of the
+            processes.
     """
 
-    def __init__(self, stage: Stage, config: TrainerConfig, out: Path) -> None:
+    def __init__(
+        self, stage: Stage, config: TrainerConfig, out: Path, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.stage, self.config, self.out = stage, config, out
+        self.settings = json.loads(json.dumps(settings or {}, default=plain))
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Started by torchrun: one device per process, gradients averaged.
@@ -181,6 +201,8 @@ class Run:
             "average": self.average.state_dict() if self.average else {},
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "settings": self.settings,
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -190,6 +212,14 @@ class Run:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"{self.checkpoint} cannot be resumed from ({error}); delete it to start again") from error
+        before, now = dict(_flat(state.get("settings", {}))), dict(_flat(self.settings))  # older files have none
+        changed = [f"{name}={before[name]}" for name in sorted(before.keys() & now.keys() - RESUMABLE)
+                   if before[name] != now[name]]  # fmt: skip
+        if changed:
+            raise ValueError(
+                f"{self.out} holds a training with {', '.join(changed)}; give the same to go on with it, "
+                "or another out="
+            )
         self.stage.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -197,6 +227,8 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
+        if scale := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(scale)
         self.step, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))  # older files do not have it
 
     def _save(self) -> None:
@@ -231,7 +263,9 @@ class Run:
             terms = self.stage.loss(self.model, self.step, config.batch, rows, self.generator)
             fabric.backward(terms["total"])
             for optimizer in self.optimizers:
-                fabric.clip_gradients(self.model, optimizer, max_norm=config.clip)
+                # In 16-mixed the scaler finds its scale by overflowing; it then leaves out the step.
+                finite = config.precision != "16-mixed"
+                fabric.clip_gradients(self.model, optimizer, max_norm=config.clip, error_if_nonfinite=finite)
                 optimizer.step()
             if self.average:
                 self.average.update_parameters(self.stage.model)
@@ -268,6 +302,14 @@ class Run:
             log.write("validation", self.step, self.stage.validate(self.evaluated().eval()))
         if last or self.step % self.config.save_every == 0:
             self._save()
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 class Log:

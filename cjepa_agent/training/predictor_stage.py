@@ -151,6 +151,7 @@ class PredictorStage:
             else None
         )
         self._choices = torch.Generator()
+        torch.manual_seed(trainer.seed)  # dropout's
 
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
@@ -288,13 +289,18 @@ class DynamicsLoss(nn.Module):
         history = latent.select((slice(None), slice(0, frames)))
         future = latent.slots.shape[1] - frames
         actions = model.processor.action(window[1])
-        prediction = without_arrivals(
-            model.predictor(history, actions, hidden, future), latent, window[0].slots, hidden
-        )
+        raw = model.predictor(history, actions, hidden, future)
+        none, cells = torch.zeros_like(hidden), raw.slots.shape[1]
+        unseen = hidden if model.predictor.masked else none
+        entered = arrivals(window[0].slots, unseen, cells, model.predictor.causal)
+        prediction = excused(raw, latent, entered)
         terms = model.predictor.loss(prediction, latent, hidden, settings)._asdict()
         if choice is not None:
             predictor = cast(MaskedPredictor, model.predictor)
-            ctt = ctt_terms(predictor, latent, actions, hidden, prediction.slots, choice, self.ctt, settings.saturation)
+            absent = arrivals(window[0].slots, none, cells)
+            ctt = ctt_terms(
+                predictor, latent, actions, hidden, raw.slots, absent, choice, self.ctt, settings.saturation
+            )
             weighted = self.ctt.sufficiency_weight * ctt.sufficiency + self.ctt.invariance_weight * ctt.invariance
             terms |= {"total": terms["total"] + weighted, **ctt._asdict()}
         if pixels is not None:
@@ -304,7 +310,8 @@ class DynamicsLoss(nn.Module):
             return terms
         target = model.latent(rollout[0].slots, rollout[0].proprio)
         none = torch.zeros_like(rollout[0].slots[:, :context, :, 0], dtype=torch.bool)
-        predicted = without_arrivals(roll(model, target, rollout[1], context), target, rollout[0].slots, hidden=none)
+        predicted = roll(model, target, rollout[1], context)
+        predicted = excused(predicted, target, arrivals(rollout[0].slots, none, predicted.slots.shape[1]))
         later = target.select((slice(None), slice(context, None)))
         objects = saturated((predicted.slots - later.slots).square().mean(-1), settings.saturation).mean()
         # A target that is embedded could shrink to a constant.
@@ -316,8 +323,23 @@ class DynamicsLoss(nn.Module):
         return {**terms, "total": terms["total"] + self.dynamics.rollout_weight * along}
 
 
-def without_arrivals(prediction: Latent, target: Latent, slots: Tensor, hidden: Tensor) -> Latent:
-    """A prediction that is right about objects of which nothing was shown before they entered.
+def arrivals(slots: Tensor, hidden: Tensor, predicted: int, causal: bool = False) -> Tensor:
+    """Which cells (B, K, S) of the last K frames hold an object of which nothing was shown before it entered.
+
+    Args:
+        slots: raw (B, T + F, S, D); empty ones, as of ``encoder=clevrer_state``, are 0.
+        hidden: (B, T, S) cells of the history that are not shown. Of objects hidden throughout none counts as entered.
+        predicted: K.
+        causal: whether a frame is predicted from the frames of the history before it alone, K = T and F = 1.
+    """
+    empty, frames = (slots == 0).all(-1), hidden.shape[1]
+    shown = ~empty[:, :frames] & ~hidden
+    known = shown.cummax(1).values if causal else shown.any(1, keepdim=True)
+    return ~known & ~hidden.all(1, keepdim=True) & ~empty[:, -predicted:]
+
+
+def excused(prediction: Latent, target: Latent, entered: Tensor) -> Latent:
+    """A prediction that is right about what ``entered``, (B, K, S).
 
     Nobody can foretell what enters a scene, and errors about it would outweigh all others. That a slot stays empty is
     to be predicted like all else: where errors about it did not count, masked predictors filled empty slots.
@@ -325,13 +347,9 @@ def without_arrivals(prediction: Latent, target: Latent, slots: Tensor, hidden: 
     Args:
         prediction: (B, K, ...) of the last K frames of the target.
         target: (B, T + F, ...).
-        slots: raw (B, T + F, S, D); empty ones, as of ``encoder=clevrer_state``, are 0.
-        hidden: (B, T, S) cells of the history that are not shown.
+        entered: see ``arrivals``.
     """
-    empty, frames = (slots == 0).all(-1), hidden.shape[1]
-    nothing = (empty[:, :frames] | hidden).all(1) & ~hidden.all(1)
     truth = target.slots.detach()[:, -prediction.slots.shape[1] :]
-    entered = nothing[:, None] & ~empty[:, -truth.shape[1] :]
     return prediction._replace(slots=torch.where(entered[..., None], truth, prediction.slots))
 
 

@@ -1,0 +1,101 @@
+"""The loop around every stage: what a folder is resumed with, overflows in half precision, dropout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from torch import Tensor, nn
+
+from cjepa_agent.training.loop import Run, TrainerConfig
+
+CONFIG = TrainerConfig(
+    steps=4, batch=2, optimizer="adamw", lr=0.1, warmup=1, decay=0.0, weight_decay=0.0, ema=0.0, precision="32-true",
+    accelerator="cpu", save_every=2,
+)  # fmt: skip
+
+
+class Line:
+    """A stage that makes one number smaller; in the first ``huge`` steps its gradient overflows once it is scaled."""
+
+    hidden_matrices: list[nn.Parameter] = []
+
+    def __init__(self, huge: int = 0) -> None:
+        self.model: nn.Module = nn.Linear(1, 1, bias=False)
+        self.huge, self.weights = huge, []
+        nn.init.ones_(self.model.weight)
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        self.weights.append(self.model.weight.item())
+        return {"total": model(torch.ones(1, 1)).float().sum() * (1e36 if step < self.huge else 1.0)}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        return {"weight": self.model.weight.item()}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        (folder / "exported").write_text(str(self.model.weight.item()))
+
+
+def settings(config: TrainerConfig, **others: object) -> dict[str, object]:
+    return {"trainer": asdict(config), "mask": {"count": 1}, **others}
+
+
+def test_a_folder_is_resumed_with_its_own_settings_alone(tmp_path: Path) -> None:
+    Run(Line(), CONFIG, tmp_path, settings(CONFIG)).fit()
+    exported = (tmp_path / "exported").read_text()
+    other = replace(CONFIG, seed=7)
+    with pytest.raises(ValueError, match=r"holds a training with mask\.count=1, trainer\.seed=0; give the same"):
+        Run(Line(), other, tmp_path, settings(other, mask={"count": 4}))
+    assert (tmp_path / "exported").read_text() == exported
+    longer = replace(CONFIG, steps=6, log_every=1, validate_every=1, save_every=1)
+    resumed = Run(Line(), longer, tmp_path, settings(longer, out="elsewhere"))
+    assert resumed.step == 4
+    resumed.fit()
+    assert float((tmp_path / "exported").read_text()) < float(exported)
+
+
+def test_a_running_checkpoint_without_settings_is_resumed(tmp_path: Path) -> None:
+    Run(Line(), CONFIG, tmp_path).fit()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name in ("settings", "precision"):
+        del state[name]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert Run(Line(), CONFIG, tmp_path, settings(CONFIG)).step == 4
+
+
+def half(stage: Line, config: TrainerConfig, out: Path) -> Run:
+    """A run with the scaler that ``16-mixed`` has on a GPU; Fabric itself has none on a CPU."""
+    run = Run(stage, config, out)
+    run.fabric.strategy._precision = MixedPrecision("16-mixed", "cpu")
+    if run.checkpoint.is_file():
+        run._load()
+    return run
+
+
+def test_half_precision_skips_steps_that_overflow_and_resumes_with_its_scale(tmp_path: Path) -> None:
+    config = replace(CONFIG, precision="16-mixed", save_every=1)
+    with pytest.warns(UserWarning, match="fp16"):
+        whole = half(Line(huge=2), config, tmp_path)
+        whole.fit()
+        weights = whole.stage.weights
+        assert weights[:3] == [1.0, 1.0, 1.0] and weights[3] < 1.0
+        resumed = half(Line(), config, tmp_path)
+    scale = resumed.fabric.strategy.precision.scaler.get_scale()
+    assert scale == whole.fabric.strategy.precision.scaler.get_scale() == 2.0**16 / 4
+
+
+class Infinite(Line):
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        return {"total": model(torch.ones(1, 1)).sum() * torch.inf}
+
+
+def test_other_precisions_stop_at_infinite_gradients(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="non-finite"):
+        Run(Infinite(), CONFIG, tmp_path).fit()
