@@ -57,9 +57,9 @@ class Report:
         return entries
 
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Add or replace a measurement and write the file."""
-        entries = {**self.entries, name: json.loads(json.dumps(entry, default=plain))}
-        write_json(self.path, {"config": self._config, self._key: entries, "provenance": provenance()})
+        """Add or replace a measurement, with where it comes from, and write the file."""
+        measured = json.loads(json.dumps({**entry, "provenance": provenance()}, default=plain))
+        write_json(self.path, {"config": self._config, self._key: {**self.entries, name: measured}})
 
     @property
     def source(self) -> str:
@@ -115,15 +115,16 @@ def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
 
 
-def paired_points(own: ArrayLike, other: ArrayLike, rng: np.random.Generator) -> str:
+def paired_points(own: ArrayLike, other: ArrayLike, seed: int) -> str:
     """The difference of two shares of right answers to the same items, in points, with a bootstrap 95 % interval.
 
     Args:
         own: (seeds, items) whether each answer is right, or how often; items are drawn, seeds are not.
         other: likewise.
-        rng: draws the items.
+        seed: of the items that are drawn, the same whatever else is compared.
     """
     difference = 100 * (np.asarray(own, float).mean(0) - np.asarray(other, float).mean(0))
+    rng = np.random.default_rng(seed)
     drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
+from benchmarks.measuring import seconds
 from benchmarks.report import (
     Report,
     in_own_folder,
@@ -48,7 +50,8 @@ UNMASKED = MaskConfig(count=0)
 # In the paper's loss the 5 hidden cells of an object in CLEVRER's history of 6 frames weigh as much as the 70 of 7
 # slots in 10 future frames; with this weight about as much as 5 of these.
 WEIGHTED_HISTORY = 0.1
-IMAGE_WEIGHT = 1.0  # published for SlotFormer and for OCVP
+IMAGE_WEIGHT = 4.0  # published for SlotFormer and OCVP is 1, of colours in -1..1, not 0..1
+PACE_STEPS = 24  # steps, from all parts of a training, that its pace is measured by
 # Success on Push-T in %, arXiv 2602.11389: table 3, table A5 (a quarter and half of 4 objects hidden) and figure 3.
 PUBLISHED = {
     "c-jepa-1": 88.67,
@@ -61,6 +64,7 @@ PUBLISHED = {
     "oc-jepa": 76.00,
     "oc-dino-wm": 60.67,
     "dino-wm": 91.33,
+    "dino-wm-reg": 88.00,
 }
 PAGE = """# C-JEPA beside other predictors of slots
 
@@ -69,8 +73,10 @@ schedule, and planned the same {episodes} {split} pairs per rule with the same s
 of the same frames in place of slots, by default of a small encoder trained on these frames (DINO-WM's are 196 x 384, of
 DINOv2); it knows no block, so that all patches and proprioception are its goal. Success is in percent with Wilson 95 %
 intervals; they do not cover the training's randomness. The rollout error is that of slots on validation episodes as a
-share of the error of copying the first frame. Parameters are those of the predictor; tokens are those of one frame.
-Seconds are wall-clock time on a machine that may have had other work. The last column is C-JEPA's paper
+share of the error of copying the first frame (for `dino-wm` that of patch tokens, which is not comparable). Parameters
+are those of the predictor; tokens are those of one frame, and their width is the encoder's. Seconds are wall-clock time
+on a machine that may have had other work, so that those of one row tell little beside those of another; how many steps
+are equal seconds is measured side by side (`benchmark_systems_paces.json`). The last column is C-JEPA's paper
 (arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`. Rule
 `moderate` has the predicate and the pairs of `released`.
 
@@ -99,16 +105,22 @@ class System:
     Attributes:
         predictor: architecture.
         mask: what is hidden from it while it trains.
-        patches: whether it predicts patch tokens in place of slots.
+        tokens: what it predicts: ``slots``, ``patches``, or ``register_patches`` of a backbone with register tokens.
         ctt: terms of the attention graph beside C-JEPA's loss.
         images: whether predictions are also compared as images, with the published weight.
+        patches: whether it predicts patch tokens in place of slots.
     """
 
     predictor: AnyPredictorConfig
     mask: MaskConfig = UNMASKED
-    patches: bool = False
+    tokens: Literal["slots", "patches", "register_patches"] = "slots"
     ctt: CTTConfig = field(default_factory=CTTConfig)
     images: bool = False
+
+    @property
+    def patches(self) -> bool:
+        """See the class."""
+        return self.tokens != "slots"
 
     def of(self, settings: TrainConfig) -> TrainConfig:
         """Its training, with data, schedule and whatever else all systems share from ``settings``."""
@@ -132,7 +144,8 @@ def system(name: str, cjepa: PredictorConfig) -> System:
     known = {
         "oc-jepa": System(cjepa),
         "oc-dino-wm": System(OCDINOWMConfig(**values)),
-        "dino-wm": System(OCDINOWMConfig(**values), patches=True),
+        "dino-wm": System(OCDINOWMConfig(**values), tokens="patches"),
+        "dino-wm-reg": System(OCDINOWMConfig(**values), tokens="register_patches"),
         "slotformer": System(slotformer),
         "slotformer-image": System(slotformer, images=True),
         "ocvp": System(ocvp),
@@ -161,10 +174,11 @@ class SystemsBenchmark:
     """Trains every system on the same samples and plans with each on the same pairs; a killed run resumes.
 
     Attributes:
-        seconds_of: a system as long as whose training all others are trained, too, at the pace that they had with equal
-            samples: that table must be there. By default all are trained with equal samples.
+        seconds_of: a system as long as whose training all others are trained, too, at their paces beside it, which are
+            measured first. By default all are trained with equal samples.
         systems: ``c-jepa-1`` (1 object hidden), ``c-jepa-2`` and so on, ``oc-jepa`` (the same, unmasked),
-            ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots); and ablations:
+            ``oc-dino-wm``, ``slotformer``, ``ocvp``, ``dino-wm`` (patches in place of slots), ``dino-wm-reg`` (of a
+            backbone with register tokens, ``encoder=dinov2_reg``); and ablations:
             ``c-jepa-1-token``, ``-tube`` and ``-fixed`` (other kinds of mask), ``c-jepa-2-upto`` (0 to 2 objects, by
             chance), ``c-jepa-1-weighted`` (hidden objects count a tenth in the history and nothing in the future),
             ``c-jepa-1-concat`` (proprioception and action in every slot's token); ``ctt`` (``c-jepa-1`` with
@@ -174,7 +188,7 @@ class SystemsBenchmark:
         training_seeds: each system is trained once with each.
         data: episode file, HDF5.
         slots: folder of extracted slots.
-        patches: folder of extracted patch tokens, for ``dino-wm``.
+        patches, register_patches: folders of extracted patch tokens, for ``dino-wm`` and ``dino-wm-reg``.
         runs: folder for training runs; each has a folder of its own there.
         predictor: C-JEPA's architecture, whose sizes all have; of OCVP's pairs of blocks there are half as many.
         dynamics: what predictors are trained on; ``image_weight`` is replaced for systems that end in ``-image``.
@@ -205,6 +219,7 @@ class SystemsBenchmark:
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
     patches: Path = field(default_factory=lambda: cache_folder() / "pusht_patches")
+    register_patches: Path = field(default_factory=lambda: cache_folder() / "pusht_register_patches")
     runs: Path = field(default_factory=lambda: cache_folder() / "systems")
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     dynamics: DynamicsTrainingConfig = field(default_factory=DynamicsTrainingConfig)
@@ -255,34 +270,33 @@ class SystemsBenchmark:
         chosen = system(name, self.predictor)
         settings = TrainConfig(
             data=self.data,
-            slots=self.patches if chosen.patches else self.slots,
+            slots=self.tokens(chosen),
             out=self.runs,
             dynamics=self.dynamics,
-            trainer=replace(self.trainer, seed=seed, steps=self.steps(name, seed)),
+            trainer=replace(self.trainer, seed=seed, steps=self.steps(name)),
         )
         return in_own_folder(chosen.of(settings), f"{name}-{seed}")
 
-    def steps(self, name: str, seed: int) -> int:
-        """How long a system is trained.
+    def tokens(self, chosen: System) -> Path:
+        """The folder of what a system predicts."""
+        folders = {"slots": self.slots, "patches": self.patches, "register_patches": self.register_patches}
+        return folders[chosen.tokens]
 
-        Raises:
-            ValueError: nothing tells how long steps of this system take, or of ``seconds_of``.
-        """
-        if self.seconds_of is None:
+    def steps(self, name: str) -> int:
+        """How long a system is trained; with ``seconds_of`` its pace must be known."""
+        if self.seconds_of in (None, name):
             return self.trainer.steps
-        equal = replace(self, seconds_of=None).report()
-        own, other = (equal.of(wanted, seed) for wanted in (name, self.seconds_of))
-        if own is None or other is None:
-            raise ValueError(
-                f"{equal.path} does not tell how long {name} and {self.seconds_of} take, seed {seed}; "
-                "run the same command without seconds_of first"
-            )
-        return max(1, int(self.trainer.steps * other["training_seconds"] / own["training_seconds"]))
+        pace = self.paces().entries[name]
+        return max(1, int(self.trainer.steps * sum(pace["seconds_of_other"]) / sum(pace["seconds"])))
 
     def report(self) -> Report:
         """The file of the measurements."""
         name = "benchmark_systems_seconds.json" if self.seconds_of else "benchmark_systems.json"
         return Report(self.out / name, self.identity(), "systems")
+
+    def paces(self) -> Report:
+        """The file of what steps take beside those of ``seconds_of``."""
+        return Report(self.out / "benchmark_systems_paces.json", self.identity(), "paces")
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on; those of one file must share them."""
@@ -295,12 +309,18 @@ class SystemsBenchmark:
 def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     report = config.report()
-    for name in {name for name, _ in report.missing(config.systems, config.training_seeds)}:
+    missing = dict.fromkeys(name for name, _ in report.missing(config.systems, config.training_seeds))
+    for name in missing:
         check_slots(config, name)
+    if config.seconds_of:
+        paces = config.paces()
+        for name in missing.keys() - paces.entries.keys() - {config.seconds_of}:
+            paces.add(name, pace(config, name, config.seconds_of))
     header, cells = table(report.fill(config.systems, config.training_seeds, partial(measure, config)))
     sections = [section(config)]
-    if config.seconds_of:
-        sections.insert(0, section(replace(config, seconds_of=None)))
+    equal = replace(config, seconds_of=None)
+    if config.seconds_of and equal.report().entries:
+        sections.insert(0, section(equal))
     page = PAGE.format(episodes=config.episodes, split=config.split, sections="\n\n".join(sections))
     write_page(config.page, page)
     print(f"{plain_table(header, cells)}\n\nwritten to {report.path} and {config.page}")
@@ -326,13 +346,12 @@ def section(config: SystemsBenchmark) -> str:
 def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
     """Each system against the unmasked one, paired; empty without that."""
     solved = {(entry["system"], entry["training_seed"]): entry["solved"] for entry in entries}
-    rng, rules = np.random.default_rng(seed), list(entries[0]["solved"])
-    lines = []
+    rules, lines = list(entries[0]["solved"]), []
     for name in dict.fromkeys(entry["system"] for entry in entries):
         both = [(own, solved[UNMASKED_SYSTEM, s]) for (other, s), own in solved.items()
                 if other == name != UNMASKED_SYSTEM and (UNMASKED_SYSTEM, s) in solved]  # fmt: skip
         if both:
-            shown = [paired_points([o[rule] for o, _ in both], [p[rule] for _, p in both], rng) for rule in rules]
+            shown = [paired_points([o[rule] for o, _ in both], [p[rule] for _, p in both], seed) for rule in rules]
             lines.append([name, str(len(both)), *shown])
     return CONTRASTS.format(table=markdown_table(["system", "training seeds", *rules], lines)) if lines else ""
 
@@ -368,10 +387,11 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
         FileNotFoundError: there are no slots, or no patch tokens.
         ValueError: there are slots for patch tokens, or the other way round, or of an encoder that draws no frames.
     """
-    folder, chosen = config.training(name, 0).slots, system(name, config.predictor)
-    patches = chosen.patches
+    chosen = system(name, config.predictor)
+    folder, patches = config.tokens(chosen), chosen.patches
     kind = "patches" if patches else "slots"
-    advice = f"train stage=encoder encoder={kind}, then extract with that encoder= and out={folder}"
+    encoder = "encoder=dinov2_reg" if chosen.tokens == "register_patches" else f"stage=encoder encoder={kind}"
+    advice = f"train {encoder}, then extract with that encoder= and out={folder}"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{name} needs {kind}, but {folder} has none; {advice}")
     autoencoder = SlotAutoencoder.load(folder)
@@ -379,6 +399,20 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
         raise ValueError(f"{name} needs {kind}, but {folder} holds others; {advice}")
     if chosen.images:
         drawn_size(autoencoder)
+
+
+def pace(config: SystemsBenchmark, name: str, other: str) -> dict[str, Any]:
+    """Seconds of training steps of two systems in turns, so that other work on the machine slows both alike."""
+    equal = replace(config, seconds_of=None)
+    spent: dict[str, list[float]] = {}
+    with TemporaryDirectory() as folder:
+        runs = [make_run(replace(equal.training(each, 0), out=Path(folder))) for each in (name, other)]
+        for number, step in enumerate(np.linspace(0, config.trainer.steps - 1, PACE_STEPS + 1).astype(int)):
+            for key, run in zip(("seconds", "seconds_of_other"), runs, strict=True):
+                taken = seconds(partial(run.advance, int(step)), run.fabric.device)
+                if number:  # the first step prepares what later ones use
+                    spent.setdefault(key, []).append(taken)
+    return {"system": name, "training_seed": 0, "other": other, **spent}
 
 
 def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
@@ -401,6 +435,7 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
         "image_weight": settings.dynamics.image_weight,
         "parameters": sum(p.numel() for p in model.predictor.parameters()),
         "frame_tokens": model.predictor.frame_tokens,
+        "token_width": model.config.encoder.slot_dim,
         "samples": settings.trainer.steps * settings.trainer.batch,
         "training_seconds": training.seconds,
         "rollout": rollout,
@@ -425,7 +460,7 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         "training seed": str(entry["training_seed"]),
         **{row["rule"]: f"{row['success']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for row in rows},
         f"rollout error, {blocks} blocks": f"{100 * entry['rollout'][f'against_copy_{blocks}']:.1f} %",
-        "tokens x width": f"{entry['frame_tokens']} x {entry['predictor']['width']}",
+        "tokens x width": f"{entry['frame_tokens']} x {entry['token_width']}",
         "parameters": f"{entry['parameters']:,}",
         "samples": f"{entry['samples']:,}",
         "training, s": f"{entry['training_seconds']:.0f}",

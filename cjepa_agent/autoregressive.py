@@ -67,10 +67,10 @@ class AutoregressivePredictor(Predictor):
         return forecast_loss(prediction, target, settings)
 
 
-def transformer_layer(config: TransformerConfig, activation: str = "relu") -> nn.TransformerEncoderLayer:
+def transformer_layer(config: TransformerConfig) -> nn.TransformerEncoderLayer:
     """A pre-norm block of the given sizes."""
     return nn.TransformerEncoderLayer(
-        config.width, config.heads, config.mlp, config.dropout, activation, batch_first=True, norm_first=True
+        config.width, config.heads, config.mlp, config.dropout, batch_first=True, norm_first=True
     )
 
 

@@ -55,7 +55,7 @@ VECTOR = 16  # float32 numbers that a CPU's widest registers hold
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Attention over (B, heads, L, width per head), to keys that are ``seen``, (B, 1, 1, L), or to all."""
+    """Attention over (B, heads, L, width per head), to keys that are ``seen``, (B, 1, 1, L) or (L, L), or to all."""
     # On a CPU the fused kernel suits long sequences. For the dozen tokens of a plan explicit products take half as
     # long, and in bfloat16 a fifth.
     short = key.shape[-2] < VECTOR

@@ -149,6 +149,52 @@ def ocvp_seq(x: Tensor, state: State) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("head_dim", [None, 5])
+def test_parity_of_oc_dino_wm(head_dim: int | None) -> None:
+    """Against a loop over heads and tokens, every token looking at those of its own and of earlier frames."""
+    predictor, (past, actions) = build(replace(OC_DINO_WM, head_dim=head_dim, residual=False)), history()
+    state, heads, size = predictor.state_dict(), 2, head_dim or 16
+    found = predictor(past, actions, NOTHING_HIDDEN).slots
+    for index in range(2):
+        cells = [
+            linear(
+                torch.cat([past.slots[index, t, s], past.proprio[index, t], actions[index, t]]), state, "embed_token"
+            )
+            + state["position"][t, s]
+            for t in range(4)
+            for s in range(S)
+        ]
+        x = torch.stack(cells)
+        for layer in range(2):
+            name = f"blocks.{layer}"
+            projected = norm(x, state, f"{name}.norm_attention") @ state[f"{name}.query_key_value.weight"].T
+            query, key, value = projected.view(-1, 3, heads, size).unbind(1)
+            rows = []
+            for token in range(len(x)):
+                visible = slice(0, (token // S + 1) * S)
+                mixed = []
+                for head in range(heads):
+                    weights = (key[visible, head] @ query[token, head] / math.sqrt(size)).softmax(0)
+                    mixed.append(weights @ value[visible, head])
+                rows.append(torch.cat(mixed))
+            x = x + linear(torch.stack(rows), state, f"{name}.out")
+            inner = torch.nn.functional.gelu(linear(norm(x, state, f"{name}.norm_mlp"), state, f"{name}.mlp.0"))
+            x = x + linear(inner, state, f"{name}.mlp.3")
+        slots = linear(norm(x, state, "norm"), state, "head_slot").view(4, S, D)
+        torch.testing.assert_close(found[index], slots, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_dino_wm_are_64_wide_whatever_the_width() -> None:
+    """16 of them, as published; a transformer whose heads share the width would have 24 of DINOv2's 384 for each."""
+    config = replace(preset(OCDINOWMConfig, "predictor", "oc_dino_wm_paper"), width=384)
+    blocks = config.build(n_slots=196, slot_dim=384, proprio_dim=4, action_dim=10).blocks
+    attention, mlp, norms = 384 * 3 * 1024 + 1024 * 384 + 384, 2 * 384 * 2048 + 2048 + 384, 4 * 384
+    assert sum(p.numel() for p in blocks.parameters()) == 6 * (attention + mlp + norms)
+    with pytest.raises(ValueError, match="head_dim must be positive"):
+        replace(config, head_dim=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("frames", [1, 2, 4])
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert page.count("\n| ") == 2 + len(entries) and "| slotformer | 0 | " in page and "s / solve" in page
     assert "(systems_samples.png)" in page and plt.imread(tmp_path / "systems_samples.png").std() > 0
     assert str(tmp_path) not in page + json.dumps(first)
+    assert all("torch" in entry["provenance"]["versions"] for entry in entries) and "| 16 x 8 |" in page
     monkeypatch.setattr(systems, "measure", lambda *_: pytest.fail("measured again"))
     systems.run(config)
     assert json.loads((tmp_path / "benchmark_systems.json").read_text()) == first
@@ -122,23 +123,39 @@ def test_all_systems_are_trained_scored_and_resumed(
         systems.run(replace(config, episodes=1))
 
 
-def test_equal_seconds_take_the_pace_of_equal_samples(data: Path, tmp_path: Path) -> None:
+def test_equal_seconds_take_paces_measured_side_by_side(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = benchmark(data, runs=tmp_path / "runs", out=tmp_path, page=tmp_path / "systems.md")
-    config = replace(config, systems=("c-jepa-1", "ocvp"), rules=("released",))
-    with pytest.raises(ValueError, match="without seconds_of first"):
-        systems.run(replace(config, seconds_of="c-jepa-1"))
+    config = replace(config, systems=("c-jepa-1", "ocvp"), rules=("released",), seconds_of="c-jepa-1")
+    measured = systems.pace(config, "ocvp", "c-jepa-1")
+    assert len(measured["seconds"]) == len(measured["seconds_of_other"]) == systems.PACE_STEPS
+    assert min(measured["seconds"] + measured["seconds_of_other"]) > 0 and not (tmp_path / "runs").exists()
+    monkeypatch.setattr(systems, "pace", lambda *_: {"seconds": [1.0, 3.0], "seconds_of_other": [2.0, 4.0]})
     systems.run(config)
-    path = tmp_path / "benchmark_systems.json"
-    told = json.loads(path.read_text())
-    for name, seconds in (("c-jepa-1", 3.0), ("ocvp", 2.0)):
-        told["systems"][f"{name}, seed 0"]["training_seconds"] = seconds
-    path.write_text(json.dumps(told))
-    systems.run(replace(config, systems=("ocvp",), seconds_of="c-jepa-1"))
+    page = (tmp_path / "systems.md").read_text()
+    assert "## Equal samples" not in page and page.count("| 88.67 |") == 1
+    monkeypatch.setattr(systems, "pace", lambda *_: pytest.fail("measured again"))
+    systems.run(config)
     entries = json.loads((tmp_path / "benchmark_systems_seconds.json").read_text())["systems"]
-    assert [entry["samples"] for entry in entries.values()] == [6 * TRAINER.batch]
+    assert [entry["samples"] for entry in entries.values()] == [4 * TRAINER.batch, 6 * TRAINER.batch]
+    systems.run(replace(config, seconds_of=None))
+    systems.run(config)
     page = (tmp_path / "systems.md").read_text()
     assert page.index("## Equal samples") < page.index("| c-jepa-1 | 0 |") < page.index("## Equal seconds")
-    assert page.count("| 88.67 |") == 1 and page.count("| ocvp | 0 |") == 2
+    assert page.count("| 88.67 |") == 2 and page.count("| ocvp | 0 |") == 2
+
+
+def test_intervals_do_not_depend_on_what_else_is_compared() -> None:
+    rng = np.random.default_rng(0)
+
+    def entry(name: str) -> dict[str, object]:
+        return {"system": name, "training_seed": 0, "solved": {"strict": rng.integers(0, 2, 50).tolist()}}
+
+    plain, one, other = entry("oc-jepa"), entry("ocvp"), entry("slotformer")
+    alone, beside = systems.contrasts([plain, other], 0), systems.contrasts([plain, one, other], 0)
+    (line,) = [line for line in alone.splitlines() if line.startswith("| slotformer")]
+    assert line in beside
 
 
 def test_contrasts_are_paired_by_pair_and_seed() -> None:
@@ -178,6 +195,8 @@ def test_systems_find_out_first_whether_there_is_what_they_train_on(data: Path, 
         systems.run(replace(config, patches=tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"dino-wm needs patches, but .*slots holds others"):
         systems.run(replace(config, patches=data / "slots"))
+    with pytest.raises(FileNotFoundError, match=r"dino-wm-reg needs patches, .* encoder=dinov2_reg"):
+        systems.run(replace(config, systems=("dino-wm-reg",), register_patches=tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"ocvp needs slots, but .*patches holds others"):
         systems.run(replace(config, systems=("ocvp",), slots=data / "patches"))
     for name in ("slotformer-image", "ocvp-image"):
@@ -239,7 +258,7 @@ def test_losses_besides_the_predictors_are_systems(data: Path) -> None:
         assert CausalityBenchmark(systems=(name,)).training(name, 0).ctt == chosen.ctt
     for name in ("slotformer", "ocvp"):
         without, chosen = config.training(name, 0), config.training(f"{name}-image", 0)
-        assert chosen == replace(without, out=chosen.out, dynamics=replace(without.dynamics, image_weight=1.0))
+        assert chosen == replace(without, out=chosen.out, dynamics=replace(without.dynamics, image_weight=4.0))
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,8 @@ class Run:
         self.fabric.launch()
         if config.batch % self.fabric.world_size:
             raise ValueError(f"trainer.batch {config.batch} is not a multiple of {self.fabric.world_size} processes")
+        share = config.batch // self.fabric.world_size
+        self._rows = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
         self.model, *self.optimizers = self.fabric.setup(stage.model, *make_optimizers(stage, config))
         self.average = (
             AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
@@ -246,8 +248,6 @@ class Run:
         """Train from where the folder's checkpoint stands to the last step, then export."""
         config, fabric = self.config, self.fabric
         self.out.mkdir(parents=True, exist_ok=True)
-        share = config.batch // fabric.world_size
-        rows = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=fabric.device))
         bar = tqdm(
             total=config.steps, initial=self.step, disable=not fabric.is_global_zero, mininterval=2.0, unit="step"
@@ -255,24 +255,11 @@ class Run:
         log = Log(self.out, self.step) if fabric.is_global_zero else None
         self._counted = time.perf_counter()
         while self.step < config.steps:
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * learning_rate(self.step, config)
-            self.model.train()
-            terms = self.stage.loss(self.model, self.step, config.batch, rows, self.generator)
-            fabric.backward(terms["total"])
-            for optimizer in self.optimizers:
-                # In 16-mixed the scaler finds its scale by overflowing; it then leaves out the step.
-                finite = config.precision != "16-mixed"
-                fabric.clip_gradients(self.model, optimizer, max_norm=config.clip, error_if_nonfinite=finite)
-                optimizer.step()
-            if self.average:
-                self.average.update_parameters(self.stage.model)
+            terms = self.advance(self.step)
             self.step += 1
             bar.update()
             for name, value in terms.items():
-                sums[name] += value.detach()
+                sums[name] += value
             if self.step % config.log_every == 0:
                 means = {name: self._mean(value) / config.log_every for name, value in sums.items()}
                 sums.clear()
@@ -290,6 +277,25 @@ class Run:
             self._ended = torch.distributed.barrier(async_op=True)
             self._ended.wait()
             torch.distributed.destroy_process_group()
+
+    def advance(self, step: int) -> dict[str, Tensor]:
+        """Optimise as in a step of the training; its losses."""
+        config, fabric = self.config, self.fabric
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * learning_rate(step, config)
+        self.model.train()
+        terms = self.stage.loss(self.model, step, config.batch, self._rows, self.generator)
+        fabric.backward(terms["total"])
+        for optimizer in self.optimizers:
+            # In 16-mixed the scaler finds its scale by overflowing; it then leaves out the step.
+            finite = config.precision != "16-mixed"
+            fabric.clip_gradients(self.model, optimizer, max_norm=config.clip, error_if_nonfinite=finite)
+            optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.stage.model)
+        return {name: value.detach() for name, value in terms.items()}
 
     def _mean(self, value: Tensor) -> float:
         """Mean over processes."""

@@ -50,8 +50,8 @@ class DynamicsTrainingConfig:
         saturation: squared error of a slot, mean over its normalised numbers, beyond which larger errors count little
             more (``cjepa_agent.losses.saturated``); 0 for mean squared errors as the paper has them.
         image_weight: of the squared error of predicted slots as the encoder's frozen decoder draws them, colours in
-            0..1, against the true frames: SlotFormer's image reconstruction loss, published with 1; 0 for none. Needs
-            ``data`` with frames and an encoder that learned to draw them.
+            0..1, against the true frames: SlotFormer's image reconstruction loss, published with 1 for colours in
+            -1..1, which is 4 here; 0 for none. Needs ``data`` with frames and an encoder that learned to draw them.
         image_frames: predicted frames that are drawn, of a step's windows and as many of its rollouts.
         image_points: pixels of each.
         windows: validation windows.
