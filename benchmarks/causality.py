@@ -48,7 +48,7 @@ from envs.clevrer.questions.files import TYPES
 
 CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
 INFLUENCE_COLUMNS = {"AUROC of shift": "shift", "of parting": "parting", "of attention": "attention, mean"}
-# Predictive and counterfactual questions answered right, %, arXiv 2602.11389, tables A2 (VideoSAUR's slots; SlotFormer's
+# Predictive and counterfactual questions right, %, arXiv 2602.11389, tables A2 (VideoSAUR's slots; SlotFormer's
 # and OCVP's are of SAVi) and A4 (tokens or tubes of a share of 7 objects). Counterfactual ones read no predicted frame.
 PUBLISHED = {
     UNMASKED_SYSTEM: (75.04, 47.68),

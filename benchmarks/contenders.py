@@ -19,12 +19,15 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.session import make_env
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import pairwise_errors
+from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.stable_worldmodel import Costable
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from planners import ActionPrior
+
+PATCHES, PATCH_WIDTH = 196, 384  # tokens of a frame in DINO-WM, and numbers of each
 
 
 class Scenes(NamedTuple):
@@ -216,9 +219,13 @@ def paper_network(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return random_network(replace(checkpoint.model.config, predictor=predictor), checkpoint.action_prior, seed)
 
 
+def dino_wm(config: WorldModelConfig) -> WorldModelConfig:
+    """DINO-WM at its published size in place of another world model."""
+    encoder = EncoderConfig(n_slots=PATCHES, slot_dim=PATCH_WIDTH)
+    predictor = replace(preset(OCDINOWMConfig, "predictor", "oc_dino_wm_paper"), width=PATCH_WIDTH)
+    return replace(config, encoder=encoder, predictor=predictor, roles={})
+
+
 def patch_network(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """A world model of patches, of DINO-WM's size: 196 tokens x 384 beside action and proprioception."""
-    encoder = EncoderConfig(n_slots=196, slot_dim=384)
-    predictor = PredictorConfig(depth=6, width=384, heads=16, mlp=2048)
-    config = replace(checkpoint.model.config, encoder=encoder, predictor=predictor, roles={})
-    return random_network(config, checkpoint.action_prior, seed)
+    """DINO-WM at its published size with random weights."""
+    return random_network(dino_wm(checkpoint.model.config), checkpoint.action_prior, seed)

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from benchmarks.contenders import dino_wm
 from benchmarks.measuring import peak_bytes, reset_peak, seconds
 from benchmarks.systems import UNMASKED, system
 from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.provenance import provenance, settings_record
+from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.command import command
 from configs.presets import preset
 
 PROPRIO, ACTION, ACTION_BLOCK = 4, 2, 5  # Push-T's
-PAPER_SLOTS, PAPER_PATCHES, PATCH_WIDTH = 4, 196, 384
+PAPER_SLOTS = 4
 REFERENCE = "c-jepa-1"
 
 
 @dataclass(frozen=True)
 class TrainingBenchmark:
-    """Times forward and backward passes on random latents; what the optimiser does is left out.
+    """Times steps of the training loop on random latents, with the trainer's default optimiser and precision.
+
+    A step sees one frame of history or all that the predictor has; trainings mix both (``dynamics.single_frame``).
 
     Rows are the systems of ``benchmarks.systems`` at their default size, ``c-jepa-paper`` (C-JEPA's published size on
     4 slots) and ``dino-wm-paper`` (DINO-WM's, on 196 tokens of 384 numbers).
@@ -39,7 +45,7 @@ class TrainingBenchmark:
         systems: at their default size; the first row is ``c-jepa-1`` in any case.
         batch: windows per step.
         patches_batch: likewise, of ``dino-wm-paper``, whose attention needs memory.
-        repeats: timed steps, after one that is not.
+        repeats: timed steps of either kind, in turns, after one of each that is not timed.
         device: ``cpu`` or ``cuda``.
         seed: of weights and latents.
         out: folder for the JSON file.
@@ -72,50 +78,79 @@ class TrainingBenchmark:
             action_block=ACTION_BLOCK,
         )
         paper = replace(slots, predictor=preset(PredictorConfig, "predictor", "paper"))
-        patches = replace(
-            slots,
-            encoder=EncoderConfig(n_slots=PAPER_PATCHES, slot_dim=PATCH_WIDTH),
-            predictor=replace(preset(OCDINOWMConfig, "predictor", "oc_dino_wm_paper"), width=PATCH_WIDTH),
-        )
         named = {name: replace(slots, predictor=system(name, PredictorConfig()).predictor)
                  for name in (REFERENCE, *self.systems)}  # fmt: skip
         return {
             **{name: (config, self.batch) for name, config in named.items()},
             "c-jepa-paper": (paper, self.batch),
-            "dino-wm-paper": (patches, self.patches_batch),
+            "dino-wm-paper": (dino_wm(slots), self.patches_batch),
         }
 
 
+class RandomLatents:
+    """A stage that learns from the same random latents in every step.
+
+    Args:
+        config: architecture.
+        batch: windows.
+        frames: of history; one more is predicted.
+        device: of the latents.
+        seed: of weights and latents.
+    """
+
+    def __init__(self, config: WorldModelConfig, batch: int, frames: int, device: torch.device, seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = DynamicsLoss(WorldModel(config), UNMASKED, DynamicsTrainingConfig(), CTTConfig())
+        self.hidden_matrices = self.model.world_model.predictor.hidden_matrices
+        generator, encoder = torch.Generator().manual_seed(seed), config.encoder
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(batch, *shape, generator=generator).to(device)
+
+        self.latent = Latent(drawn(frames + 1, encoder.n_slots, encoder.slot_dim), drawn(frames + 1, PROPRIO))
+        self.actions = drawn(frames, config.action_dim)
+        self.hidden = torch.zeros(batch, frames, encoder.n_slots, dtype=torch.bool, device=device)
+
+    def loss(
+        self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Of all latents."""
+        terms: dict[str, Tensor] = model((self.latent, self.actions), self.hidden, None, None, None, None)
+        return terms
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Nothing."""
+
+
 def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.device, seed: int) -> dict[str, Any]:
-    """Seconds per window of a training step, the longest history that the predictor has, one frame predicted."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = DynamicsLoss(WorldModel(config), UNMASKED, DynamicsTrainingConfig(), CTTConfig()).to(device)
-    generator, frames = torch.Generator().manual_seed(seed), config.predictor.history + 1
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(batch, *shape, generator=generator).to(device)
-
-    encoder = config.encoder
-    latent = Latent(drawn(frames, encoder.n_slots, encoder.slot_dim), drawn(frames, config.proprio_dim))
-    actions = drawn(frames - 1, config.action_dim)
-    hidden = torch.zeros(batch, frames - 1, encoder.n_slots, dtype=torch.bool, device=device)
-
-    def step() -> None:
-        model((latent, actions), hidden, None, None, None, None)["total"].backward()
-        model.zero_grad()
-
-    step()
+    """Seconds per window of a training step with one frame of history, and with as many as the predictor has."""
+    trainer = TrainerConfig(batch=batch, accelerator=device.type, seed=seed)
+    with TemporaryDirectory() as folder:
+        runs = {
+            name: Run(RandomLatents(config, batch, frames, device, seed), trainer, Path(folder))
+            for name, frames in (("one_frame", 1), ("whole_history", config.predictor.history))
+        }
+    for run in runs.values():
+        run.advance(0)
     reset_peak(device)
-    spent = [seconds(step, device) for _ in range(repeats)]
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(1, repeats + 1):
+        for name, run in runs.items():
+            spent[name].append(seconds(partial(run.advance, step), device))
+    predictor = config.predictor.build(config.encoder.n_slots, config.encoder.slot_dim, PROPRIO, config.action_dim)
     return {
         "config": asdict(config.predictor),
-        "tokens": model.world_model.predictor.frame_tokens,
-        "slot_dim": encoder.slot_dim,
-        "parameters": sum(weight.numel() for weight in model.world_model.predictor.parameters()),
+        "tokens": predictor.frame_tokens,
+        "slot_dim": config.encoder.slot_dim,
+        "parameters": sum(weight.numel() for weight in predictor.parameters()),
         "batch": batch,
         "seconds": spent,
-        "seconds_per_window": median(spent) / batch,
+        "seconds_per_window": {name: median(times) / batch for name, times in spent.items()},
         "peak_bytes": peak_bytes(device),
     }
 
@@ -126,15 +161,17 @@ def run(config: TrainingBenchmark) -> None:
     rows = {name: measure(*row, config.repeats, device, config.seed) for name, row in config.rows().items()}
     path = Path(config.out) / "benchmark_training.json"
     write_json(path, {"config": settings_record(config), "rows": rows, "provenance": provenance()})
-    header = ["system", "tokens x width", "parameters", "windows", "ms / window", f"times {REFERENCE}"]
+    kinds = ("one_frame", "whole_history")
+    header = ["system", "tokens x width", "parameters", "windows"]
+    header += [f"ms / window, {kind.replace('_', ' ')}" for kind in kinds] + [f"times {REFERENCE}"] * len(kinds)
     cells = [
         [
             name,
             f"{row['tokens']} x {row['slot_dim']}",
             f"{row['parameters']:,}",
             str(row["batch"]),
-            f"{1000 * row['seconds_per_window']:.2f}",
-            f"{row['seconds_per_window'] / rows[REFERENCE]['seconds_per_window']:.1f}",
+            *(f"{1000 * row['seconds_per_window'][kind]:.2f}" for kind in kinds),
+            *(f"{row['seconds_per_window'][k] / rows[REFERENCE]['seconds_per_window'][k]:.1f}" for k in kinds),
         ]
         for name, row in rows.items()
     ]

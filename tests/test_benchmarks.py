@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_model import SETTINGS, tiny_checkpoint
 
-from benchmarks import contest, planning, training
+from benchmarks import contenders, contest, planning, training
 from benchmarks import planners as planners_benchmark
 from benchmarks.contenders import Ours, Published, Scenes, StableWorldModel, match_on_host
 from benchmarks.contest import Contest, Effort, Entry, entries, episode_horizons, extrapolated
@@ -284,14 +284,16 @@ def test_training_steps_are_timed_at_published_sizes(
 ) -> None:
     (sizes, _), (paper, _) = (TrainingBenchmark().rows()[f"{name}-paper"] for name in ("dino-wm", "c-jepa"))
     assert (sizes.encoder.n_slots, sizes.encoder.slot_dim, sizes.predictor.width) == (196, 384, 384)
-    assert (sizes.predictor.depth, sizes.predictor.heads, sizes.predictor.mlp) == (6, 16, 2048)
+    assert (sizes.predictor.depth, sizes.predictor.heads, sizes.predictor.head_dim) == (6, 16, 64)
     assert (paper.encoder.n_slots, paper.predictor.width, paper.predictor.depth) == (4, 128, 6)
-    monkeypatch.setattr(training, "PAPER_PATCHES", 8)
-    monkeypatch.setattr(training, "PATCH_WIDTH", 64)
+    monkeypatch.setattr(contenders, "PATCHES", 8)
+    monkeypatch.setattr(contenders, "PATCH_WIDTH", 64)
     training.run(TrainingBenchmark(systems=("ocvp",), batch=2, patches_batch=1, repeats=2, out=str(tmp_path)))
     rows = json.loads((tmp_path / "benchmark_training.json").read_text())["rows"]
     assert list(rows) == ["c-jepa-1", "ocvp", "c-jepa-paper", "dino-wm-paper"]
-    assert all(len(row["seconds"]) == 2 and row["seconds_per_window"] > 0 for row in rows.values())
+    for row in rows.values():
+        for kind in ("one_frame", "whole_history"):
+            assert len(row["seconds"][kind]) == 2 and row["seconds_per_window"][kind] > 0
     assert (rows["dino-wm-paper"]["tokens"], rows["dino-wm-paper"]["batch"]) == (8, 1)
     assert "8 x 64" in capsys.readouterr().out
     with pytest.raises(ValueError, match="'lstm'"):
