@@ -16,7 +16,6 @@ from benchmarks.report import (
     Report,
     in_own_folder,
     markdown_table,
-    paired_points,
     require_trainings,
     write_figure,
     write_page,
@@ -24,9 +23,10 @@ from benchmarks.report import (
 from benchmarks.systems import UNMASKED_SYSTEM, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.dynamics import Predictor
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.intervention import evaluate_interventions
-from cjepa_agent.evaluation.results import interval_text, plain_table
+from cjepa_agent.evaluation.results import interval_text, paired_difference, plain_table, points_text
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import Removal, RolloutConfig, require_removal, rollout
@@ -199,8 +199,11 @@ class CausalityBenchmark:
 
     def removal_of(self, name: str) -> Removal:
         """How objects are taken away from a system."""
-        predictor = system(name, self.predictor).predictor.build(n_slots=1, slot_dim=1, proprio_dim=0, action_dim=0)
-        return self.removal if predictor.orderless else "empty"
+        return self.removal if self.built(name).orderless else "empty"
+
+    def built(self, name: str) -> Predictor:
+        """A system's predictor, for what is the same of all its sizes."""
+        return system(name, self.predictor).predictor.build(n_slots=1, slot_dim=1, proprio_dim=0, action_dim=0)
 
     def training(self, name: str, seed: int) -> TrainConfig:
         """How a predictor is trained; its folder has a name that only these settings have."""
@@ -239,7 +242,7 @@ def run(config: CausalityBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
     encoder = SlotAutoencoder.load(config.slots)
     for name in config.systems:  # before hours of training
-        require_removal(encoder.encoder, config.removal_of(name))
+        require_removal(encoder.encoder, config.built(name), config.removal_of(name))
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
     entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
     header, cells = table(entries)
@@ -390,7 +393,9 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
         for reader, kind in readers:
             right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
             if seeds and right[0].size:
-                lines.append([name, kind, reader, str(len(seeds)), paired_points(right, without, seed)])
+                lines.append(
+                    [name, kind, reader, str(len(seeds)), points_text(paired_difference(right, without, seed))]
+                )
     if not lines:
         return ""
     header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]

@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from cjepa_agent.files import plain, read_json, write_json
@@ -21,7 +19,6 @@ from envs.files import atomic
 if TYPE_CHECKING:  # it comes with an extra
     from matplotlib.figure import Figure
 
-RESAMPLES = 10_000
 OTHER_STAGES = ("encoder", "slot_training", "aloe", "vqa")  # settings that no predictor depends on
 
 
@@ -113,21 +110,6 @@ def in_own_folder(settings: TrainConfig, name: str) -> TrainConfig:
 def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A table as Markdown writes it."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
-
-
-def paired_points(own: ArrayLike, other: ArrayLike, seed: int) -> str:
-    """The difference of two shares of right answers to the same items, in points, with a bootstrap 95 % interval.
-
-    Args:
-        own: (seeds, items) whether each answer is right, or how often; items are drawn, seeds are not.
-        other: likewise.
-        seed: of the items that are drawn, the same whatever else is compared.
-    """
-    difference = 100 * (np.asarray(own, float).mean(0) - np.asarray(other, float).mean(0))
-    rng = np.random.default_rng(seed)
-    drawn = difference[rng.integers(0, len(difference), (RESAMPLES, len(difference)))].mean(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return f"{difference.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def write_page(path: Path, text: str) -> None:

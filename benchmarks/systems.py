@@ -17,7 +17,6 @@ from benchmarks.report import (
     Report,
     in_own_folder,
     markdown_table,
-    paired_points,
     require_trainings,
     write_figure,
     write_page,
@@ -29,7 +28,7 @@ from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.encoder import CONFIG
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
 from cjepa_agent.evaluation.planning import PlanningEvaluation
-from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.evaluation.results import paired_difference, plain_table, points_text
 from cjepa_agent.masking import MaskConfig, MaskKind
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
@@ -351,7 +350,8 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
         both = [(own, solved[UNMASKED_SYSTEM, s]) for (other, s), own in solved.items()
                 if other == name != UNMASKED_SYSTEM and (UNMASKED_SYSTEM, s) in solved]  # fmt: skip
         if both:
-            shown = [paired_points([o[rule] for o, _ in both], [p[rule] for _, p in both], seed) for rule in rules]
+            pairs = [([own[rule] for own, _ in both], [plain[rule] for _, plain in both]) for rule in rules]
+            shown = [points_text(paired_difference(*own_and_plain, seed)) for own_and_plain in pairs]
             lines.append([name, str(len(both)), *shown])
     return CONTRASTS.format(table=markdown_table(["system", "training seeds", *rules], lines)) if lines else ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +41,15 @@ class SlotAutoencoder(nn.Module):
         own, other = self.encoder.state_dict(), model.encoder.state_dict()
         same = self.config == model.config.encoder and own.keys() == other.keys()
         return same and all(torch.equal(own[name], other[name]) for name in own)
+
+    def require_slots(self, shape: Sequence[int], folder: Path) -> None:
+        """Raise ValueError unless slots of this shape (S, D), in a folder, can be this encoder's."""
+        expected = (self.config.n_slots, self.config.slot_dim)
+        if tuple(shape) != expected:
+            raise ValueError(
+                f"{folder} holds slots (S, D) {tuple(shape)}, but the encoder beside them makes {expected}; "
+                "extract them again"
+            )
 
     def digest(self) -> str:
         """SHA-256 of configuration and weights."""

@@ -98,8 +98,8 @@ def extract_scenes(source: ObservedScenes, autoencoder: SlotAutoencoder, out: Pa
     """
     identity = {"dataset": source.digest(), "encoder": autoencoder.digest()}
     scenes = _readable_scenes(source, identity, out)
-    done = VideoSlots.finished(out, identity, scenes)
     shape = (VISIBLE_FRAMES, autoencoder.config.n_slots, autoencoder.config.slot_dim)
+    done = VideoSlots.finished(out, identity, scenes, shape)
     bar = tqdm(scenes[done:], initial=done, total=len(scenes), unit="video", mininterval=2.0)
     videos = (encode(autoencoder.encoder, source.read(scene), batch) for scene in bar)
     VideoSlots.write(out, identity, scenes, shape, videos)

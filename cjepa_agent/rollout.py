@@ -17,6 +17,7 @@ from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
 from cjepa_agent.data import SPLITS, require_splits
+from cjepa_agent.dynamics import Predictor
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
@@ -103,12 +104,12 @@ def rollout(config: RolloutConfig) -> None:
         missing = config.frames - source.frames
         _write(config, config.out, source, autoencoder, identity, lambda slots: _repeated(slots, missing))
         return
-    model = video_model(config.checkpoint, config.slots).to(config.device)
+    model = video_model(config.checkpoint, source).to(config.device)
     identity["checkpoint"] = digest(model.state_dict())
     if config.remove == "none":
         _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
         return
-    require_removal(model.encoder, config.remove)
+    require_removal(model.encoder, model.predictor, config.remove)
     reader = slot_reader(model, source, Dataset(config.data)) if config.data else exact_reader(model.encoder)
     if reader and reader.identity:
         identity["reader"] = reader.identity
@@ -118,24 +119,37 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, config.out / f"{WITHOUT}{slot}", source, autoencoder, own, without)
 
 
-def video_model(checkpoint: str, slots: Path) -> WorldModel:
-    """The model in a checkpoint, in evaluation mode, if it predicts the slots of videos in a folder.
+def video_model(checkpoint: str, slots: VideoSlots) -> WorldModel:
+    """The model in a checkpoint, in evaluation mode, if it predicts these slots.
 
     Raises:
-        ValueError: it predicts what actions do, or slots of another encoder.
+        ValueError: it predicts what actions do, or slots of another encoder, or these are not their encoder's.
     """
     model = Checkpoint.from_pretrained(checkpoint).model
     if model.config.action_dim:
         raise ValueError(f"{checkpoint} predicts what actions do; this command takes predictors of videos")
-    if not SlotAutoencoder.load(slots).is_of(model):
-        raise ValueError(f"{checkpoint} was trained on slots of another encoder than those in {slots}")
+    autoencoder = SlotAutoencoder.load(slots.folder)
+    autoencoder.require_slots(slots.array.shape[2:], slots.folder)
+    if not autoencoder.is_of(model):
+        raise ValueError(f"{checkpoint} was trained on slots of another encoder than those in {slots.folder}")
     return model.eval()
 
 
-def require_removal(encoder: Encoder, how: Removal) -> None:
-    """Raise ValueError where there is no empty slot to put in the place of an object."""
-    if how == "empty" and not isinstance(encoder, CLEVRERStateEncoder):
-        raise ValueError("only slots of encoder=state have an empty slot, got removal 'empty'; give drop or mask")
+def require_removal(encoder: Encoder, predictor: Predictor, how: Removal) -> None:
+    """Raise ValueError where an object cannot be taken away in this way."""
+    ways = {
+        "drop": predictor.orderless,
+        "empty": isinstance(encoder, CLEVRERStateEncoder),
+        "mask": predictor.masked,
+    }
+    if not ways[how]:
+        why = {
+            "drop": f"{type(predictor).__name__} tells slots apart, so that none can be left out",
+            "empty": "only slots of encoder=state have an empty slot",
+            "mask": f"nothing can be hidden from {type(predictor).__name__}",
+        }
+        possible = [name for name, can in ways.items() if can]
+        raise ValueError(f"removal {how!r}: {why[how]}; give one of {possible}")
 
 
 def _write(
@@ -148,7 +162,8 @@ def _write(
 ) -> None:
     """Write the continuation of each video; a killed run starts again at the batch that it was at."""
     chosen = config.scenes(source)
-    done = VideoSlots.finished(out, identity, chosen)
+    shape = (config.frames, *source.array.shape[2:])
+    done = VideoSlots.finished(out, identity, chosen, shape)
     autoencoder.copy(source.folder, out)
 
     def videos() -> Iterator[Tensor]:
@@ -159,7 +174,6 @@ def _write(
             yield from continuation(slots.to(config.device)).cpu()
             bar.update(len(scenes))
 
-    shape = (config.frames, *source.array.shape[2:])
     VideoSlots.write(out, identity, chosen, shape, videos(), config.batch, source.array.dtype)
 
 

@@ -95,12 +95,14 @@ def _encoder_stage(config: TrainConfig) -> EncoderStage:
 def _predictor_stage(config: TrainConfig) -> PredictorStage:
     slots = open_slots(config.data, config.slots)
     recipe = {"command": settings_record(config), "dataset": slots.origin, "encoder": read_json(config.slots / RECIPE)}
+    autoencoder = SlotAutoencoder.load(config.slots)
+    autoencoder.require_slots(slots.slots.shape[1:], config.slots)
     init = Checkpoint.from_pretrained(config.init) if config.init else None
     if init:
         recipe["init"] = {"version": init.version, "commit": init.commit, "training": init.training}
     return PredictorStage(
         slots,
-        SlotAutoencoder.load(config.slots),
+        autoencoder,
         config.predictor,
         config.mask,
         config.dynamics,
@@ -113,7 +115,7 @@ def _predictor_stage(config: TrainConfig) -> PredictorStage:
 
 def _vqa_stage(config: TrainConfig) -> VQAStage:
     slots = VideoSlots(config.slots)
-    recipe = {"command": settings_record(config), "slots": slots.identity}
+    recipe = {"command": settings_record(config), "slots": slots.identity, "frames": slots.frames}
     init = find(config.init) if config.init else None
     return VQAStage(Dataset(config.data), slots, config.aloe, config.vqa, config.trainer.seed, recipe, init)
 

@@ -83,7 +83,7 @@ class VideoSlots:
         Raises:
             ValueError: slots of another shape, or with NaN or infinite values.
         """
-        done = VideoSlots.finished(folder, identity, scenes)
+        done = VideoSlots.finished(folder, identity, scenes, shape)
         folder.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(
             folder / ARRAY, mode="r+" if done else "w+", dtype=dtype, shape=(len(scenes), *shape)
@@ -97,15 +97,26 @@ class VideoSlots:
                 write_json(folder / META, {"identity": dict(identity), "scenes": scenes, "done": row + 1})
 
     @staticmethod
-    def finished(folder: Path, identity: Mapping[str, Any], scenes: list[int]) -> int:
+    def finished(
+        folder: Path, identity: Mapping[str, Any], scenes: list[int], shape: tuple[int, int, int] | None = None
+    ) -> int:
         """How many of the scenes are in the folder already.
 
+        Args:
+            folder: of the slots.
+            identity: what they are made of.
+            scenes: index of each video.
+            shape: T, S, D; any without.
+
         Raises:
-            ValueError: it holds slots of something else.
+            ValueError: it holds slots of something else, or of another shape.
         """
         if not (folder / META).is_file():
             return 0
         meta = read_json(folder / META)
         if meta.get("identity") != dict(identity) or meta.get("scenes") != scenes:
             raise ValueError(f"{folder} holds slots made of {meta.get('identity')}; choose another out=")
+        found = np.load(folder / ARRAY, mmap_mode="r").shape[1:]
+        if shape is not None and found != shape:
+            raise ValueError(f"{folder} holds slots (T, S, D) {found}, these are {shape}; choose another out=")
         return int(meta["done"])

@@ -22,9 +22,11 @@ from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation import rollout as rollout_task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import Findings
+from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import RolloutConfig, in_view, object_slots, require_removal, resimulated, rollout
 from cjepa_agent.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
+from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.state_encoder import appearance_basis
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
@@ -207,9 +209,17 @@ class TestInView:
         assert resimulated(model, video, 128)[1][0, 6:].all() and in_view(model, video).all()
         assert list(object_slots(model)) == list(range(7))
 
-    def test_slots_of_pixels_have_no_empty_slot(self, model: WorldModel) -> None:
-        with pytest.raises(ValueError, match="only slots of encoder=state have an empty slot"):
-            require_removal(model.encoder, "empty")
+    def test_objects_cannot_be_taken_away_in_every_way(self, model: WorldModel) -> None:
+        state = EncoderConfig(kind="clevrer_state", n_slots=7).build()[0]
+        ordered, plain = (kind().build(7, 128, 0, 0) for kind in (OCDINOWMConfig, SlotFormerConfig))
+        for encoder, predictor, how in ((model.encoder, model.predictor, "drop"), (state, ordered, "empty")):
+            require_removal(encoder, predictor, how)
+        with pytest.raises(ValueError, match=r"only slots of encoder=state have an empty .* one of \['drop', 'mask'\]"):
+            require_removal(model.encoder, model.predictor, "empty")
+        with pytest.raises(ValueError, match=r"nothing can be hidden from SlotFormer; give one of \['drop', 'empty'\]"):
+            require_removal(state, plain, "mask")
+        with pytest.raises(ValueError, match=r"OCDINOWM tells slots apart, so that none .* one of \['empty'\]"):
+            require_removal(state, ordered, "drop")
 
 
 def perfect(model: WorldModel, reader: SlotReader, data: Path, slots: Path) -> Findings:

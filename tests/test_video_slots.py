@@ -45,6 +45,8 @@ def test_other_slots_are_not_overwritten(tmp_path: Path) -> None:
     VideoSlots.write(tmp_path, IDENTITY, SCENES, (5, 2, 4), slots())
     with pytest.raises(ValueError, match="choose another out="):
         VideoSlots.write(tmp_path, {**IDENTITY, "encoder": "other"}, SCENES, (5, 2, 4), slots())
+    with pytest.raises(ValueError, match=r"holds slots \(T, S, D\) \(5, 2, 4\), these are \(9, 2, 4\); choose another"):
+        VideoSlots.write(tmp_path, IDENTITY, SCENES, (9, 2, 4), slots())
 
 
 def test_bad_slots_and_folders(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from cjepa_agent.evaluation import vqa as task
 from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.files import read_json, write_json
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.vqa.checkpoint import load, save
-from cjepa_agent.vqa.submission import read_submission
+from cjepa_agent.vqa.checkpoint import CONFIG, load, save
+from cjepa_agent.vqa.submission import grade, read_submission, submission
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions import write_questions
 
@@ -109,7 +110,8 @@ def test_intervened_predictions_change_counterfactual_answers_alone(
         save(model, tmp_path / "aloe", {})
         submissions = []
         for given in ("", str(intervened)):
-            config = replace(settings(tmp_path / "aloe", data, slots, tmp_path / "out"), intervened=given)
+            config = settings(tmp_path / "aloe", data, slots, tmp_path / "out")
+            config = replace(config, intervened=given, foreign_slots=True)
             task.run(config)
             submissions.append(read_submission(tmp_path / "out" / "vqa_submission.json"))
             report = json.loads((tmp_path / "out" / "vqa.json").read_text())
@@ -117,6 +119,43 @@ def test_intervened_predictions_change_counterfactual_answers_alone(
         one, other = ([q for scene in answers for q in scene["questions"]] for answers in submissions)
         changed |= {kind for kind, a, b in zip(kinds, one, other, strict=True) if a != b}
     assert changed == {"counterfactual"}
+
+
+def test_other_videos_than_those_learned_from_are_refused(
+    trained: Path, data: Path, slots: Path, intervened: Path, tmp_path: Path
+) -> None:
+    learned = shutil.copytree(trained, tmp_path / "aloe")
+    told = read_json(learned / CONFIG)
+    made = {"checkpoint": "one", "remove": "drop", "downstream": True}
+    config = settings(learned, data, slots, tmp_path / "out")
+    with pytest.raises(ValueError, match="learned counterfactual questions from videos made by None; give the same"):
+        task.run(replace(config, intervened=str(intervened)))
+    write_json(learned / CONFIG, {**told, "training": {**told["training"], "intervened": {"0": made}}})
+    for given in ("", str(intervened)):
+        with pytest.raises(ValueError, match=r"made by \{'checkpoint': 'one', 'remove': 'drop', 'downstream': True\}"):
+            task.run(replace(config, intervened=given))
+    write_json(learned / CONFIG, {**told, "training": {**told["training"], "frames": 160}})
+    with pytest.raises(ValueError, match="'frames': 128.*'frames': 160"):
+        task.run(config)
+    assert "counterfactual" in task.run(replace(config, foreign_slots=True))
+
+
+def test_answers_are_compared_question_by_question(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
+    config = settings(trained, data, slots, tmp_path / "model")
+    task.run(config)
+    path = tmp_path / "model" / "vqa.json"
+    answers = read_json(path)["right"]
+    scored = replace(config, submission=str(tmp_path / "right.json"), out=str(tmp_path / "right"), against=str(path))
+    asked = Dataset(data).questions("validation").scenes
+    graded = grade(asked, read_submission(path.with_name("vqa_submission.json")))
+    write_json(Path(scored.submission), submission(asked, (answer for item in graded for answer in item.expected)))
+    shown = task.run(scored)
+    for kind, difference in read_json(tmp_path / "right" / "vqa.json")["against"].items():
+        wrong = 100 * (1 - sum(answers[kind]) / len(answers[kind]))
+        assert difference["mean"] == pytest.approx(wrong) and difference["number"] == len(answers[kind])
+        assert difference["low"] <= wrong <= difference["high"] and f"{wrong:+.1f} (" in shown
+    with pytest.raises(ValueError, match="no answers to the same questions"):
+        task.run(replace(config, episodes=1, against=str(path)))
 
 
 def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, data: Path, tmp_path: Path) -> None:

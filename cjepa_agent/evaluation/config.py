@@ -69,6 +69,7 @@ class EvaluateConfig:
             place of the observed video; empty for none.
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
             ``empty`` puts an empty slot of ``encoder=state`` in its place, ``mask`` hides it in all frames.
+        against: ``vqa.json`` of another evaluation of ``task=vqa`` with the same questions, to compare answers with.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
@@ -97,6 +98,7 @@ class EvaluateConfig:
     foreign_slots: bool = False
     intervened: str = ""
     removal: Removal = "drop"
+    against: str = ""
     submission: str = ""
     batch: int = 4
     videos: int = 3

@@ -340,7 +340,7 @@ def _questions(data: Dataset, split: str) -> dict[int, list[Json]]:
         int(scene["scene_index"]): [
             question for question in scene["questions"] if question["question_type"] in ("predictive", "counterfactual")
         ]
-        for scene in data.questions(split).scenes
+        for scene in data.questions(split).whole().scenes
     }
 
 

@@ -60,8 +60,8 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
             no empty slot for ``removal=empty``, or the data set tells no counterfactuals.
     """
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
-    model = video_model(config.weights, source.folder).to(config.device)
-    require_removal(model.encoder, config.removal)
+    model = video_model(config.weights, source).to(config.device)
+    require_removal(model.encoder, model.predictor, config.removal)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
         [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cjepa_agent.evaluation.episodes import Outcome
 from cjepa_agent.files import write_json
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-RESAMPLES = 2000
+RESAMPLES, PAIRED_RESAMPLES = 2000, 10_000
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -49,6 +50,25 @@ def scene_mean(values: Sequence[tuple[int, float]], rng: np.random.Generator) ->
     drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
     low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
     return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high), "number": len(values)}
+
+
+def paired_difference(own: ArrayLike, other: ArrayLike, seed: int) -> dict[str, float]:
+    """The difference of two shares of right answers to the same items, in points, with a bootstrap 95 % interval.
+
+    Args:
+        own: (items,) or (seeds, items) whether each answer is right, or how often; items are drawn, seeds are not.
+        other: likewise.
+        seed: of the items that are drawn, the same whatever else is compared.
+    """
+    difference = 100 * (np.atleast_2d(own).mean(0) - np.atleast_2d(other).mean(0))
+    items = np.random.default_rng(seed).integers(0, len(difference), (PAIRED_RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[items].mean(1), (0.025, 0.975))
+    return {"mean": float(difference.mean()), "low": float(low), "high": float(high), "number": len(difference)}
+
+
+def points_text(value: Mapping[str, float]) -> str:
+    """A paired difference as tables have it."""
+    return f"{value['mean']:+.1f} ({value['low']:+.1f} to {value['high']:+.1f})"
 
 
 @dataclass(frozen=True)

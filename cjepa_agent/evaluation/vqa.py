@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.report import write_page
-from cjepa_agent.evaluation.results import plain_table
+from cjepa_agent.evaluation.results import paired_difference, plain_table, points_text
 from cjepa_agent.evaluation.vqa_examples import write_examples
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
@@ -32,7 +34,7 @@ from cjepa_agent.vqa.submission import (
     submission,
 )
 from envs.clevrer.dataset import Dataset
-from envs.clevrer.questions.files import Json, QuestionFile
+from envs.clevrer.questions.files import TYPES, Json, QuestionFile
 from envs.clevrer.questions.vocabulary import ANSWER_VOCABULARY
 from envs.files import atomic
 
@@ -46,7 +48,7 @@ def run(config: EvaluateConfig) -> str:
     """
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
-    file = data.questions(config.split).first(config.episodes)
+    file = data.questions(config.split).whole().first(config.episodes)
     examinee = None if config.submission else Examinee(config, data, file)
     entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []
@@ -60,11 +62,17 @@ def run(config: EvaluateConfig) -> str:
     graded = grade(file.scenes, entries)
     rows = accuracies(graded, majority_baseline(data, file.scenes))
     header, cells = table(rows)
+    answers = right_by_type(graded)
+    asked = hashlib.sha256(json.dumps([[item.scene, item.question_id] for item in graded]).encode()).hexdigest()
+    against = compared(answers, asked, Path(config.against), config.seed) if config.against else {}
     report = {
         "config": config.record(),
         "model": examinee.record() if examinee else None,
         "accuracy": [row.summary() for row in rows],
+        "against": against,
         "confusion": confusion(graded),
+        "asked": asked,
+        "right": answers,
         "provenance": provenance(),
     }
     write_json(out / "vqa.json", report)
@@ -72,13 +80,40 @@ def run(config: EvaluateConfig) -> str:
     media = write_examples(out, data, examinee.model, examinee.questions, file.scenes, graded) if examinee else []
     details = {name: report[name] for name in ("confusion", "config", "model", "provenance")}
     page = write_page(out / "vqa.html", f"CLEVRER questions, {config.split}", header, cells, media, details)
-    return f"{plain_table(header, cells)}\n\n{_listed([*written, out / 'vqa.json', out / 'vqa.csv', page])}"
+    differences = plain_table(["questions", f"points against {config.against}"], _difference_cells(against))
+    tables = [plain_table(header, cells), *([differences] if against else [])]
+    return "\n\n".join([*tables, _listed([*written, out / "vqa.json", out / "vqa.csv", page])])
+
+
+def right_by_type(graded: Sequence[Graded]) -> dict[str, list[int]]:
+    """For each type of question whether each is answered right, in the order of the file."""
+    return {kind: [int(item.right) for item in graded if item.type == kind] for kind in TYPES}
+
+
+def compared(answers: Mapping[str, Sequence[int]], asked: str, path: Path, seed: int) -> dict[str, Any]:
+    """Difference from the answers in another ``vqa.json``, in points, by type; paired by question.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it tells no single answers, or those to other questions.
+    """
+    other = read_json(path)
+    if other.get("asked") != asked:
+        raise ValueError(
+            f"{path} holds no answers to the same questions; evaluate both on the same data, split, episodes"
+        )
+    pairs = {kind: (own, other["right"][kind]) for kind, own in answers.items() if own}
+    return {kind: paired_difference(own, before, seed) for kind, (own, before) in pairs.items()}
+
+
+def _difference_cells(against: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    return [[kind, points_text(difference)] for kind, difference in against.items()]
 
 
 def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | None:
     """The answers of the majority per template of the training questions, None without those."""
     try:
-        entries = majority_submission(data.questions("train").scenes, scenes)
+        entries = majority_submission(data.questions("train").whole().scenes, scenes)
     except FileNotFoundError:
         return None
     return grade(scenes, entries) if entries else None
@@ -107,16 +142,30 @@ class Examinee:
                 f"{self.slots.folder} holds slots (S, D) {found}, but {self.folder} was trained on {expected}; "
                 "give the slots of the same encoder"
             )
-        learned, given = (
-            makers(i) for i in (read_json(self.folder / CONFIG)["training"].get("slots", {}), self.slots.identity)
-        )
-        if learned != given and not config.foreign_slots:
+        intervened = Intervened(Path(config.intervened), data, self.slots) if config.intervened else None
+        if not config.foreign_slots:
+            self._require_learned(intervened)
+        self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
+
+    def _require_learned(self, intervened: Intervened | None) -> None:
+        """Raise ValueError unless the model learned from such slots."""
+        training = read_json(self.folder / CONFIG)["training"]
+        frames = training.get("frames", self.slots.frames)  # older records do not tell
+        learned = {**makers(training.get("slots", {})), "frames": frames}
+        given = {**makers(self.slots.identity), "frames": self.slots.frames}
+        advice = "give the same, or foreign_slots=true to see how well answers carry over"
+        if learned != given:
             raise ValueError(
                 f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; "
-                "give slots of the same encoder and predictor, or foreign_slots=true to see how well answers carry over"
+                f"{advice}"
             )
-        intervened = Intervened(Path(config.intervened), data, self.slots) if config.intervened else None
-        self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
+        removals = training.get("intervened"), intervened.identity if intervened else None
+        learned_without, given_without = (removal_makers(identity or {}) for identity in removals)
+        if learned_without != given_without:
+            raise ValueError(
+                f"intervened={intervened.folder if intervened else ''} was made by {given_without}, but {self.folder} "
+                f"learned counterfactual questions from videos made by {learned_without}; {advice}"
+            )
 
     def submission(self) -> list[Json]:
         """The model's answers."""
@@ -137,6 +186,12 @@ class Examinee:
 def makers(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Digests of encoder and predictor in the identity of slots, None where there is none."""
     return {"encoder": identity.get("slots", identity).get("encoder"), "predictor": identity.get("checkpoint")}
+
+
+def removal_makers(identity: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Digest of the predictor in the identity of predictions without each object, and how these were made."""
+    own = next(iter(identity.values()), None)
+    return None if own is None else {key: own.get(key) for key in ("checkpoint", "remove", "downstream")}
 
 
 def _words(answers: NDArray[np.int64], descriptive: NDArray[np.bool_]) -> Iterator[str]:

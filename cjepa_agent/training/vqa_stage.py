@@ -83,6 +83,8 @@ class VQAStage:
         init: Path | None = None,
     ) -> None:
         intervened = Intervened(vqa.intervened, data, slots) if vqa.intervened else None
+        if intervened:
+            intervened.require_predictor_of(slots)
         self.train = SlotQuestions(data.questions("train").first(vqa.limit), slots, config.frames, intervened)
         held_out = data.questions("validation").first(vqa.limit)
         every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1

@@ -98,8 +98,9 @@ class SlotQuestions:
     def __init__(
         self, file: QuestionFile, slots: VideoSlots, frames: int, intervened: Intervened | None = None
     ) -> None:
-        _require_whole(file)
-        questions = [(int(scene["scene_index"]), question) for scene in file.scenes for question in scene["questions"]]
+        questions = [
+            (int(scene["scene_index"]), question) for scene in file.whole().scenes for question in scene["questions"]
+        ]
         if not questions:
             raise ValueError(f"{file.path} holds no questions")
         if missing := sorted({scene for scene, _ in questions} - set(slots.scenes)):
@@ -193,13 +194,6 @@ class SlotQuestions:
         """(Q,) whether all items of a question are right, given numbers (I,) as in ``target``."""
         result: NDArray[np.bool_] = np.logical_and.reduceat(answers == self.target, self.first[:-1])
         return result
-
-
-def _require_whole(file: QuestionFile) -> None:
-    """Refuse flaws: what is left out would count neither in training nor in a score."""
-    if file.problems:
-        more = f" (and {len(file.problems) - 1} more)" * (len(file.problems) > 1)
-        raise ValueError(f"{file.problems[0]}{more}; correct the file first")
 
 
 def _encode(file: QuestionFile, scene: int, question: Json) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:

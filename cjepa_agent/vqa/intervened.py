@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.rollout import WITHOUT
+from cjepa_agent.rollout import COPY, WITHOUT
 from cjepa_agent.slot_reader import NO_SLOT, exact_reader, slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset
@@ -61,6 +61,15 @@ class Intervened:
     def frames(self) -> int:
         """Length of the predictions."""
         return next(iter(self.slots.values())).frames
+
+    def require_predictor_of(self, slots: VideoSlots) -> None:
+        """Raise ValueError where videos that a predictor continued go with the predictions of another."""
+        own, other = (next(iter(self.identity.values())).get("checkpoint"), slots.identity.get("checkpoint"))
+        if other not in (None, COPY, own):
+            raise ValueError(
+                f"{slots.folder} was continued by the predictor {other}, {self.folder} was made by {own}; "
+                "give rollouts of one checkpoint"
+            )
 
     def removed(self, scene: int, questions: Sequence[Json]) -> list[int | None]:
         """The slot that each question of a scene takes away, None for those that take none.

@@ -282,3 +282,9 @@ OPERATORS: dict[str, Operator] = {
     "negate": Operator(_negate, ((str,),)),
     "belong_to": Operator(_belong_to, ((Object, Event), (Events,))),
 }
+
+
+def unknown_tokens(program: Sequence[object]) -> list[object]:
+    """What in a program is neither an operator nor a literal, in either spelling."""
+    known = OPERATORS.keys() | LITERALS
+    return [token for token in program if not isinstance(token, str) or canonical([token])[0] not in known]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from envs.clevrer.questions.executor import unknown_tokens
 from envs.clevrer.questions.generate import Candidate
 from envs.clevrer.questions.vocabulary import ANSWERS_OF
 from envs.files import atomic
@@ -31,6 +32,17 @@ class QuestionFile:
     path: Path
     scenes: list[Json]
     problems: list[str]
+
+    def whole(self) -> QuestionFile:
+        """The same, if nothing was left out, which would count neither in training nor in a score.
+
+        Raises:
+            ValueError: something was.
+        """
+        if self.problems:
+            more = f" (and {len(self.problems) - 1} more)" * (len(self.problems) > 1)
+            raise ValueError(f"{self.problems[0]}{more}; correct the file first")
+        return self
 
     def first(self, scenes: int | None) -> QuestionFile:
         """The same with the questions about so many of its first scenes; all for None or 0."""
@@ -154,6 +166,8 @@ def _question_problem(question: Any, answers: bool) -> str | None:
     if broken:
         return broken
     name = f"question {question['question_id']}"
+    if unknown := unknown_tokens(question.get("program") or []):
+        return f"{name}: program with unknown words {unknown}"
     if question["question_type"] not in TYPES:
         return f"{name}: question_type must be one of {list(TYPES)}, got {question['question_type']!r}"
     if question["question_type"] == "descriptive":
@@ -171,6 +185,8 @@ def _choice_problems(name: str, choices: Iterable[Any], answers: bool) -> Iterat
         broken = _shape_problem("a choice", choice, fields)
         if broken:
             yield f"{name}: {broken}"
+        elif unknown := unknown_tokens(choice.get("program") or []):
+            yield f"{name}: program of choice {choice['choice_id']} with unknown words {unknown}"
         elif answers and choice.get("answer") not in ("correct", "wrong"):
             number, answer = choice["choice_id"], choice.get("answer")
             yield f"{name}: answer of choice {number} must be correct or wrong, got {answer!r}"
