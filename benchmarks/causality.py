@@ -77,14 +77,14 @@ Each predictor was trained on slots of the encoder `{encoder}` of the training v
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
 in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-weighted` recovers these with a tenth of
 the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
-split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`), and compared
-with the physics run again; *downstream* is the observed video with only what the removal changes predicted
-(`cjepa_agent.rollout.downstream`). What each column means is told in `cjepa_agent.evaluation.intervention`. Errors are
-in object radii, means over objects with 95 % intervals over scenes; questions are answered from predicted collisions,
-without ALOE, per question with Wilson 95 % intervals. Where ALOE was trained, too (`aloe_seeds`), it read
-counterfactual questions from the video predicted without the object, in training and here. The last column is C-JEPA's
-paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and counterfactual questions that read no
-predicted frame.
+split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
+systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told in
+`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over scenes;
+questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where ALOE was
+trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in training
+and here. The last column is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and
+counterfactual questions that read no predicted frame.
 
 C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
 frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and learn the next frame; published, the first

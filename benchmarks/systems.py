@@ -107,6 +107,7 @@ class System:
         tokens: what it predicts: ``slots``, ``patches``, or ``register_patches`` of a backbone with register tokens.
         ctt: terms of the attention graph beside C-JEPA's loss.
         images: whether predictions are also compared as images, with the published weight.
+        rollouts: whether it learns from rollouts from its first step on.
         patches: whether it predicts patch tokens in place of slots.
     """
 
@@ -115,6 +116,7 @@ class System:
     tokens: Literal["slots", "patches", "register_patches"] = "slots"
     ctt: CTTConfig = field(default_factory=CTTConfig)
     images: bool = False
+    rollouts: bool = False
 
     @property
     def patches(self) -> bool:
@@ -124,6 +126,8 @@ class System:
     def of(self, settings: TrainConfig) -> TrainConfig:
         """Its training, with data, schedule and whatever else all systems share from ``settings``."""
         dynamics = replace(settings.dynamics, image_weight=IMAGE_WEIGHT) if self.images else settings.dynamics
+        if self.rollouts:
+            dynamics = replace(dynamics, rollout_from=0.0)
         return replace(settings, predictor=self.predictor, mask=self.mask, ctt=self.ctt, dynamics=dynamics)
 
 
@@ -138,6 +142,8 @@ def system(name: str, cjepa: PredictorConfig) -> System:
         ValueError: the name is unknown.
     """
     values = {item.name: getattr(cjepa, item.name) for item in fields(TransformerConfig)}
+    # Where C-JEPA learns several frames at once, what predicts one at a time learns from rollouts, as published.
+    rollouts = cjepa.future > 1
     slotformer = SlotFormerConfig(**values)
     ocvp = OCVPConfig(**{**values, "depth": (cjepa.depth + 1) // 2})  # each of its layers has two blocks
     known = {
@@ -145,10 +151,10 @@ def system(name: str, cjepa: PredictorConfig) -> System:
         "oc-dino-wm": System(OCDINOWMConfig(**values)),
         "dino-wm": System(OCDINOWMConfig(**values), tokens="patches"),
         "dino-wm-reg": System(OCDINOWMConfig(**values), tokens="register_patches"),
-        "slotformer": System(slotformer),
-        "slotformer-image": System(slotformer, images=True),
-        "ocvp": System(ocvp),
-        "ocvp-image": System(ocvp, images=True),
+        "slotformer": System(slotformer, rollouts=rollouts),
+        "slotformer-image": System(slotformer, images=True, rollouts=rollouts),
+        "ocvp": System(ocvp, rollouts=rollouts),
+        "ocvp-image": System(ocvp, images=True, rollouts=rollouts),
         "ctt": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "corrected")),
         "ctt-published": System(cjepa, MaskConfig(count=1), ctt=preset(CTTConfig, "ctt", "published")),
     }
@@ -170,7 +176,7 @@ def system(name: str, cjepa: PredictorConfig) -> System:
 
 @dataclass(frozen=True)
 class SystemsBenchmark:
-    """Trains every system on the same samples and plans with each on the same pairs; a killed run resumes.
+    """Trains every system on as many samples and plans with each on the same pairs; a killed run resumes.
 
     Attributes:
         seconds_of: a system as long as whose training all others are trained, too, at their paces beside it, which are

@@ -29,6 +29,7 @@ from envs.clevrer.dataset import Dataset, split_of
 
 COPY = "copy"  # in place of a checkpoint
 WITHOUT = "without_"  # folders of videos without an object begin like this and end with its slot
+AHEAD = 10  # steps over which predictions of predictors that give one at a time are compared; C-JEPA gives as many
 TOLERANCE = 0.003  # of differences between predictions of a slot, chosen on training videos
 Removal = Literal["drop", "empty", "mask"]
 Continue = Callable[[Tensor], Tensor]
@@ -308,7 +309,7 @@ def downstream(
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps, seen = needed // step, -(-frames // step), observed // step
-    future = model.predictor.future
+    future = model.predictor.future if model.predictor.future > 1 else AHEAD  # one step tells little of what changes
     present, taken = in_view(model, slots, reader), torch.tensor([removed], device=slots.device)
     factual = _interleaved(model, slots[:, : seen * step]).slots
     slots, present = _emptied(slots, present, removed, how)

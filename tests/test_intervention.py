@@ -25,6 +25,7 @@ from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import downstream, resimulated
+from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -141,6 +142,16 @@ class TestDownstream:
         found = downstream(model, video, 150, 0, tolerance=torch.inf)
         assert torch.equal(found.slots[:, :128, 1:], video[:, :, 1:]) and not found.slots[:, :, 0].any()
         assert not found.predicted[:, :128].any() and found.predicted[:, 128:].all()
+
+    def test_predictors_of_one_frame_are_compared_as_far_ahead_as_c_jepa(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(0)
+        config = SlotFormerConfig(depth=1, width=32, heads=2, mlp=32, history=3)
+        model, asked = WorldModel(replace(CONFIG, predictor=config)).eval(), []
+        plain = model.forecast
+        monkeypatch.setattr(model, "forecast", lambda *given: asked.append(given[1]) or plain(*given))
+        video = true_slots(random_scenes()[5][1]).unsqueeze(0)
+        copied = downstream(model, video, 150, 0).slots  # it predicts no change, whoever is there
+        assert set(asked) == {10} and torch.equal(copied[:, :128, 1:], video[:, :, 1:])
 
     def test_objects_part_where_the_removal_tells(self) -> None:
         model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)

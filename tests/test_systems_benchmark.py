@@ -261,6 +261,16 @@ def test_losses_besides_the_predictors_are_systems(data: Path) -> None:
         assert chosen == replace(without, out=chosen.out, dynamics=replace(without.dynamics, image_weight=4.0))
 
 
+def test_where_c_jepa_learns_many_frames_at_once_others_learn_from_rollouts() -> None:
+    videos = CausalityBenchmark(
+        predictor=preset(PredictorConfig, "predictor", "clevrer"),
+        dynamics=preset(DynamicsTrainingConfig, "dynamics", "clevrer"),
+    )
+    for name, start in (("slotformer", 0.0), ("ocvp", 0.0), ("oc-jepa", 1.0), ("oc-dino-wm", 1.0)):
+        assert videos.training(name, 0).dynamics == replace(videos.dynamics, rollout_from=start)
+    assert SystemsBenchmark().training("slotformer", 0).dynamics == DynamicsTrainingConfig()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -95,7 +95,7 @@ class PredictorStage:
         autoencoder: encoder and decoder that the slots come from; they stay as they are.
         predictor: architecture of what is trained.
         mask: what is hidden of the history from a masked predictor; it is drawn for others, too, so that the same
-            seed gives all of them the same samples.
+            seed gives all of them the same samples as C-JEPA with whole objects or nothing hidden.
         dynamics: see there.
         trainer: its steps and seed are read.
         recipe: kept in the checkpoint as the record of the training.
