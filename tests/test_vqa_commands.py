@@ -151,7 +151,7 @@ def test_answers_are_compared_question_by_question(trained: Path, data: Path, sl
     write_json(Path(scored.submission), submission(asked, (answer for item in graded for answer in item.expected)))
     shown = task.run(scored)
     for kind, difference in read_json(tmp_path / "right" / "vqa.json")["against"].items():
-        wrong = 100 * (1 - sum(answers[kind]) / len(answers[kind]))
+        wrong = 100 * answers[kind].count("0") / len(answers[kind])
         assert difference["mean"] == pytest.approx(wrong) and difference["number"] == len(answers[kind])
         assert difference["low"] <= wrong <= difference["high"] and f"{wrong:+.1f} (" in shown
     with pytest.raises(ValueError, match="no answers to the same questions"):

@@ -85,12 +85,12 @@ def run(config: EvaluateConfig) -> str:
     return "\n\n".join([*tables, _listed([*written, out / "vqa.json", out / "vqa.csv", page])])
 
 
-def right_by_type(graded: Sequence[Graded]) -> dict[str, list[int]]:
-    """For each type of question whether each is answered right, in the order of the file."""
-    return {kind: [int(item.right) for item in graded if item.type == kind] for kind in TYPES}
+def right_by_type(graded: Sequence[Graded]) -> dict[str, str]:
+    """For each type of question a 1 for each that is answered right, else a 0, in the order of the file."""
+    return {kind: "".join(str(int(item.right)) for item in graded if item.type == kind) for kind in TYPES}
 
 
-def compared(answers: Mapping[str, Sequence[int]], asked: str, path: Path, seed: int) -> dict[str, Any]:
+def compared(answers: Mapping[str, str], asked: str, path: Path, seed: int) -> dict[str, Any]:
     """Difference from the answers in another ``vqa.json``, in points, by type; paired by question.
 
     Raises:
@@ -102,8 +102,8 @@ def compared(answers: Mapping[str, Sequence[int]], asked: str, path: Path, seed:
         raise ValueError(
             f"{path} holds no answers to the same questions; evaluate both on the same data, split, episodes"
         )
-    pairs = {kind: (own, other["right"][kind]) for kind, own in answers.items() if own}
-    return {kind: paired_difference(own, before, seed) for kind, (own, before) in pairs.items()}
+    pairs = {kind: [list(map(int, right[kind])) for right in (answers, other["right"])] for kind in answers}
+    return {kind: paired_difference(own, before, seed) for kind, (own, before) in pairs.items() if own}
 
 
 def _difference_cells(against: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
