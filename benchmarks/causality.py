@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from benchmarks.causality_page import PAGE, contrasts, draw, references, systems_table, trainings_table
 from benchmarks.report import (
     Report,
     in_own_folder,
     markdown_table,
     require_trainings,
-    write_figure,
     write_page,
 )
 from benchmarks.systems import UNMASKED_SYSTEM, system
@@ -26,7 +22,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import Predictor
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.intervention import evaluate_interventions
-from cjepa_agent.evaluation.results import interval_text, paired_difference, plain_table, points_text
+from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.rollout import Removal, RolloutConfig, require_removal, rollout
@@ -46,61 +42,11 @@ from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import FRAMES
 from envs.clevrer.questions.files import TYPES
 
+SYSTEMS = (
+    *(UNMASKED_SYSTEM, "c-jepa-1", "c-jepa-1-weighted", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
+    *("c-jepa-2-upto", "c-jepa-2-token", "c-jepa-2-tube", "c-jepa-2-fixed", "slotformer", "ocvp", "oc-dino-wm"),
+)
 CONTINUED, INTERVENED = "continued", "intervened"  # folders of a predictor's videos, beside its checkpoint
-INFLUENCE_COLUMNS = {"AUROC of shift": "shift", "of parting": "parting", "of attention": "attention, mean"}
-# Predictive and counterfactual questions right, %, arXiv 2602.11389, tables A2 (VideoSAUR's slots; SlotFormer's
-# and OCVP's are of SAVi) and A4 (tokens or tubes of a share of 7 objects). Counterfactual ones read no predicted frame.
-PUBLISHED = {
-    UNMASKED_SYSTEM: (75.04, 47.68),
-    "c-jepa-1": (78.58, 49.67),
-    "c-jepa-2": (79.56, 50.25),
-    "c-jepa-3": (83.86, 63.60),
-    "c-jepa-4": (86.93, 68.81),
-    "c-jepa-1-token": (76.13, 56.92),
-    "c-jepa-2-token": (80.80, 65.82),
-    "c-jepa-3-token": (75.54, 51.08),
-    "c-jepa-4-token": (82.20, 68.88),
-    "c-jepa-1-tube": (79.56, 57.83),
-    "c-jepa-2-tube": (80.01, 61.71),
-    "c-jepa-3-tube": (83.50, 67.21),
-    "c-jepa-4-tube": (82.88, 69.81),
-    "slotformer": (23.83, 11.10),
-    "slotformer-image": (70.79, 47.29),
-    "ocvp": (66.08, 43.00),
-    "ocvp-image": (75.52, 56.06),
-}
-PAGE = """# Does masking objects make a predictor causal?
-
-Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
-
-Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
-and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
-in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-weighted` recovers these with a tenth of
-the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
-split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
-systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told in
-`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over scenes;
-questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where ALOE was
-trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in training
-and here. The last column is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and
-counterfactual questions that read no predicted frame.
-
-C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
-frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and learn the next frame; published, the first
-two learn from rollouts. So these rows are lower bounds of what those systems can do.
-
-{table}
-
-For comparison, in the same scenes: {references}
-
-![Error of positions over the frames of the video]({figure})
-
-Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dashed,
-downstream; dotted, with nothing removed; grey, the true factual course as answer to the removal.
-
-{contrast}
-"""
 
 
 @dataclass(frozen=True)
@@ -152,11 +98,7 @@ class CausalityBenchmark:
         "vqa": "grounded",
     }
 
-    systems: tuple[str, ...] = (
-        *(UNMASKED_SYSTEM, "c-jepa-1", "c-jepa-2", "c-jepa-3", "c-jepa-4"),
-        *("c-jepa-1-weighted", "c-jepa-2-upto", "c-jepa-2-token", "c-jepa-2-tube", "c-jepa-2-fixed"),
-        *("slotformer", "ocvp", "oc-dino-wm"),
-    )
+    systems: tuple[str, ...] = SYSTEMS
     training_seeds: tuple[int, ...] = (0, 1, 2)
     data: Path = field(default_factory=lambda: cache_folder() / "clevrer")
     slots: Path = field(default_factory=lambda: cache_folder() / "clevrer_slots")
@@ -244,9 +186,9 @@ def run(config: CausalityBenchmark) -> None:
     for name in config.systems:  # before hours of training
         require_removal(encoder.encoder, config.built(name), config.removal_of(name))
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
-    entries = report.fill(config.systems, config.training_seeds, partial(measure, config))
-    header, cells = table(entries)
-    contrast, figure = contrasts(entries, config.seed), config.page.with_suffix(".png")
+    report.fill(config.systems, config.training_seeds, partial(measure, config))
+    entries = report.trainings(SYSTEMS)
+    figure = config.page.with_suffix(".png")
     text = PAGE.format(
         encoder=encoder.config.kind,
         source=report.source,
@@ -254,14 +196,15 @@ def run(config: CausalityBenchmark) -> None:
         split=config.split,
         scenes=entries[0]["scenes"],
         removal=config.removal,
-        table=markdown_table(header, cells),
+        systems=markdown_table(*systems_table(entries)),
+        contrast=contrasts(entries, config.seed),
+        trainings=markdown_table(*trainings_table(entries)),
         references=references(entries[0]),
         figure=figure.name,
-        contrast=contrast,
     )
     draw(entries, figure)
     write_page(config.page, text)
-    print(f"{plain_table(header, cells)}\n\n{contrast}\n\nwritten to {report.path} and {config.page}")
+    print(f"{plain_table(*systems_table(entries))}\n\nwritten to {report.path} and {config.page}")
 
 
 def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
@@ -312,122 +255,6 @@ def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str
     asked = SlotQuestions(file, slots, config.aloe.frames, intervened)
     right = asked.right(predict(load(settings.out / "checkpoint"), asked))
     return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
-
-
-def table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for people, a line per predictor."""
-    columns = [_cells(entry) for entry in entries]
-    return list(columns[0]), [list(cells.values()) for cells in columns]
-
-
-def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    errors, pairs = entry["position_error_radii"], entry["collision_pairs"]
-    questions, influence = entry["questions"], entry["influence"]
-    return {
-        "system": entry["system"],
-        "training seed": str(entry["training_seed"]),
-        "error, nothing removed": interval_text(errors["factual"]["predicted"], 2),
-        "error of influenced": interval_text(errors["influenced"]["predicted"], 2),
-        "downstream": interval_text(errors["influenced"]["downstream"], 2),
-        "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
-        "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
-        "F1 downstream": f"{pairs['after_removal']['downstream']['F1']:.3f}",
-        **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
-        **{
-            f"{kind} downstream, %": interval_text(scores["downstream"], 1)
-            for kind, scores in questions.items()
-            if scores and kind == "counterfactual"
-        },
-        **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
-        **{
-            column: f"{influence[score]['AUROC']:.3f}" if score in influence else ""
-            for column, score in INFLUENCE_COLUMNS.items()
-        },
-        "published": " / ".join(f"{share:.2f}" for share in PUBLISHED.get(entry["system"], ())),
-    }
-
-
-def _by_aloe(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Share of right answers by type that is asked, mean over ALOE's seeds."""
-    asked = [kind for kind in TYPES if entry["aloe"] and entry["aloe"][0][kind]]
-    return {kind: float(np.mean([right[kind] for right in entry["aloe"]])) for kind in asked}
-
-
-def _right(entry: Mapping[str, Any], reader: str, kind: str) -> NDArray[np.float64]:
-    """Of each question of a kind whether it is answered right; by ALOE as a mean over its seeds."""
-    if reader == "ALOE":
-        return np.mean([right[kind] for right in entry["aloe"]], axis=0)  # type: ignore[no-any-return]
-    return np.array(entry["answers"][kind][reader], float)
-
-
-def references(entry: Mapping[str, Any]) -> str:
-    """What other answers than predictions reach, in one sentence."""
-    errors, pairs, questions = entry["position_error_radii"], entry["collision_pairs"], entry["questions"]
-    unchanged = f"{interval_text(errors['influenced']['unchanged'], 2)} (influenced)"
-    parts = [
-        f"the true factual course as answer to a removal has an error of {unchanged} and an F1 of "
-        f"{pairs['after_removal']['unchanged']['F1']:.3f}",
-        f"the read-out on true positions has an F1 of {pairs['after_removal']['true positions']['F1']:.3f}",
-        *(
-            f"{kind} questions come out right in {interval_text(scores['unchanged'], 1)} % with the factual course "
-            f"{'going on without collisions' if kind == 'predictive' else 'unchanged'} and in "
-            f"{interval_text(scores['true positions'], 1)} % with true positions"
-            for kind, scores in questions.items()
-            if scores
-        ),
-    ]
-    return "; ".join(parts) + "."
-
-
-def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
-    """Each system against C-JEPA without a mask of the same training seeds, paired per question."""
-    by_name: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for entry in entries:
-        by_name.setdefault(entry["system"], {})[entry["training_seed"]] = entry
-    plain, lines = by_name.pop(UNMASKED_SYSTEM, {}), []
-    for name, own in by_name.items():
-        seeds = sorted(own.keys() & plain.keys())
-        by_aloe = seeds and all(entry.get("aloe") for s in seeds for entry in (own[s], plain[s]))
-        readers = [("downstream", "counterfactual"), ("predicted", "counterfactual"), ("predicted", "predictive")]
-        readers += [("ALOE", kind) for kind in TYPES] if by_aloe else []
-        for reader, kind in readers:
-            right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
-            if seeds and right[0].size:
-                lines.append(
-                    [name, kind, reader, str(len(seeds)), points_text(paired_difference(right, without, seed))]
-                )
-    if not lines:
-        return ""
-    header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]
-    note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
-    return f"{markdown_table(header, lines)}\n\n{note}"
-
-
-def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Errors over the frames of the video, a colour per system."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        by_name.setdefault(entry["system"], []).append(entry["position_error_by_frame"])
-
-    def course(own: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
-        rows = np.array([errors[name] for errors in own], float)  # frames without an object are NaN
-        return np.ma.masked_invalid(rows).mean(axis=0).filled(np.nan)  # type: ignore[no-any-return]
-
-    for number, (name, own) in enumerate(by_name.items()):
-        colour = f"C{number}"
-        axes.plot(course(own, "influenced, predicted"), color=colour, label=name)
-        axes.plot(course(own, "influenced, downstream"), "--", color=colour)
-        axes.plot(course(own, "factual, predicted"), ":", color=colour)
-    axes.plot(course([entries[0]["position_error_by_frame"]], "influenced, unchanged"), color="0.6", label="unchanged")
-    axes.set_xlabel("frame")
-    axes.set_ylabel("error [radii]")
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    write_figure(path, figure)
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

@@ -70,12 +70,11 @@ class Report:
 
     def fill(
         self, names: Sequence[str], seeds: Sequence[int], measure: Callable[[str, int], Mapping[str, Any]]
-    ) -> list[Any]:
-        """Measure what is missing; returns ``trainings(names)``."""
+    ) -> None:
+        """Measure what is missing."""
         for name, seed in tqdm(self.missing(names, seeds), unit="training"):
             if self.missing([name], [seed]):
                 self.add(_key(name, seed), measure(name, seed))
-        return self.trainings(names)
 
     def trainings(self, names: Sequence[str] = ()) -> list[Any]:
         """The entries of all trainings in the file, name by name, those given first."""

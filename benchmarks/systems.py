@@ -50,6 +50,7 @@ UNMASKED = MaskConfig(count=0)
 # slots in 10 future frames; with this weight about as much as 5 of these.
 WEIGHTED_HISTORY = 0.1
 IMAGE_WEIGHT = 4.0  # published for SlotFormer and OCVP is 1, of colours in -1..1, not 0..1
+SYSTEMS = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp", "dino-wm")
 PACE_STEPS = 24  # steps, from all parts of a training, that its pace is measured by
 # Success on Push-T in %, arXiv 2602.11389: table 3, table A5 (a quarter and half of 4 objects hidden) and figure 3.
 PUBLISHED = {
@@ -219,7 +220,7 @@ class SystemsBenchmark:
     PRESETS: ClassVar[dict[str, str]] = {"planner": "fast"}
 
     seconds_of: str | None = None
-    systems: tuple[str, ...] = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp", "dino-wm")
+    systems: tuple[str, ...] = SYSTEMS
     training_seeds: tuple[int, ...] = (0,)
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
     slots: Path = field(default_factory=lambda: cache_folder() / "pusht_slots")
@@ -321,7 +322,8 @@ def run(config: SystemsBenchmark) -> None:
         paces = config.paces()
         for name in missing.keys() - paces.entries.keys() - {config.seconds_of}:
             paces.add(name, pace(config, name, config.seconds_of))
-    header, cells = table(report.fill(config.systems, config.training_seeds, partial(measure, config)))
+    report.fill(config.systems, config.training_seeds, partial(measure, config))
+    header, cells = table(report.trainings(SYSTEMS))
     sections = [section(config)]
     equal = replace(config, seconds_of=None)
     if config.seconds_of and equal.report().entries:
@@ -334,7 +336,7 @@ def run(config: SystemsBenchmark) -> None:
 def section(config: SystemsBenchmark) -> str:
     """The part of the page about one file, and its picture beside the page."""
     report = config.report()
-    entries = report.trainings(config.systems)
+    entries = report.trainings(SYSTEMS)
     what = "samples" if config.seconds_of is None else "seconds"
     picture = config.page.with_name(f"{config.page.stem}_{what}.png")
     draw(entries, picture)

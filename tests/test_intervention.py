@@ -12,7 +12,7 @@ import torch
 from clevrer_scenes import chain, random_scenes
 from perfect_predictor import perfect_findings, true_slots
 
-from benchmarks import causality
+from benchmarks import causality, causality_page
 from benchmarks.causality import CausalityBenchmark
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.clevrer_encoder import read_scene, scene_states
@@ -320,6 +320,10 @@ class TestStudy:
         assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
         assert "| c-jepa-2-token | counterfactual | downstream | 1 |" in page and "| oc-jepa | 0 |" in page
         assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
+        (line,) = [line for line in page.splitlines() if line.startswith("| c-jepa-2-token | 1 |")]
+        assert (
+            line.endswith(" | 80.80 / 65.82 |") and line.count("|") == page.count("\n| system | training seeds |") * 17
+        )
         asked = Dataset(data).questions("validation").scenes[0]["questions"]
         for entry in entries.values():
             assert len(entry["aloe"]) == 2
@@ -345,9 +349,9 @@ class TestStudy:
             answers = {kind: dict.fromkeys(("predicted", "downstream"), right) for kind in KINDS}
             return {"system": system, "training_seed": 0, "answers": answers}
 
-        text = causality.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
+        text = causality_page.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
         assert "| c-jepa-3 | counterfactual | downstream | 1 | +50.0 (+0.0 to +100.0) |" in text
-        assert causality.contrasts([entry("c-jepa-3", [1])], 0) == ""
+        assert causality_page.contrasts([entry("c-jepa-3", [1])], 0) == ""
 
     @pytest.mark.parametrize("bad", ["object", "c-jepa-2-block", "c-jepa-0-token", "dino-wm"])
     def test_unknown_systems_are_refused(self, bad: str) -> None:

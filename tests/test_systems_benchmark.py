@@ -181,7 +181,8 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
             other.fill(["quick", "late"], [0], lambda n, s: {"system": n, "training_seed": s, "by": "other"})
         return {"system": name, "training_seed": seed, "by": "one"}
 
-    found = one.fill(["slow", "quick"], [0], measured)
+    one.fill(["slow", "quick"], [0], measured)
+    found = one.trainings(["slow", "quick"])
     assert [(entry["system"], entry["by"]) for entry in found] == [
         ("slow", "one"),
         ("quick", "other"),

@@ -1,0 +1,246 @@
+"""The page of ``benchmarks.causality``: tables, contrasts and a picture of what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report import markdown_table, write_figure
+from benchmarks.systems import UNMASKED_SYSTEM
+from cjepa_agent.evaluation.results import interval_text, paired_difference, points_text
+from envs.clevrer.questions.files import TYPES
+
+INFLUENCE_COLUMNS = {"AUROC of shift": "shift", "of parting": "parting", "of attention": "attention, mean"}
+# Predictive and counterfactual questions right, %, arXiv 2602.11389, tables A2 (VideoSAUR's slots; SlotFormer's
+# and OCVP's are of SAVi) and A4 (tokens or tubes of a share of 7 objects). Counterfactual ones read no predicted frame.
+PUBLISHED = {
+    UNMASKED_SYSTEM: (75.04, 47.68),
+    "c-jepa-1": (78.58, 49.67),
+    "c-jepa-2": (79.56, 50.25),
+    "c-jepa-3": (83.86, 63.60),
+    "c-jepa-4": (86.93, 68.81),
+    "c-jepa-1-token": (76.13, 56.92),
+    "c-jepa-2-token": (80.80, 65.82),
+    "c-jepa-3-token": (75.54, 51.08),
+    "c-jepa-4-token": (82.20, 68.88),
+    "c-jepa-1-tube": (79.56, 57.83),
+    "c-jepa-2-tube": (80.01, 61.71),
+    "c-jepa-3-tube": (83.50, 67.21),
+    "c-jepa-4-tube": (82.88, 69.81),
+    "slotformer": (23.83, 11.10),
+    "slotformer-image": (70.79, 47.29),
+    "ocvp": (66.08, 43.00),
+    "ocvp-image": (75.52, 56.06),
+}
+PAGE = """# Does masking objects make a predictor causal?
+
+Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
+
+Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
+and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
+in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-weighted` recovers these with a tenth of
+the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
+split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
+systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told in
+`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over scenes;
+questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where ALOE was
+trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in training
+and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and
+counterfactual questions that read no predicted frame.
+
+C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
+frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and learn the next frame; published, the first
+two learn from rollouts. So these rows are lower bounds of what those systems can do.
+
+By system, means over training seeds:
+
+{systems}
+
+{contrast}
+
+In the same scenes {references}
+
+![Error of positions over the frames of the video]({figure})
+
+Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dashed,
+downstream; dotted, with nothing removed; grey, the true factual course as answer to the removal.
+
+Each training:
+
+{trainings}
+"""
+
+
+def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people, a line per system."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_name.setdefault(entry["system"], []).append(entry)
+    asked = _asked(entries)
+    header = ["system", "training seeds", "error, nothing removed", "of influenced", "downstream", "F1 of pairs"]
+    header += ["F1 downstream", *(f"{kind}, %" for kind in asked), "counterfactual downstream, %"]
+    header += [*(f"{kind} by ALOE, %" for kind in _by_aloe(entries[0])), "AUROC of attention", "published"]
+    return header, [_means(name, own, asked) for name, own in by_name.items()]
+
+
+def _asked(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [kind for kind, scores in entries[0]["questions"].items() if scores]
+
+
+def _means(name: str, entries: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[str]:
+    def mean(*path: str) -> float | None:
+        found = [_at(entry, path) for entry in entries]
+        return None if None in found else float(np.mean(found))
+
+    errors = [
+        mean("position_error_radii", group, source, "mean")
+        for group, source in (("factual", "predicted"), ("influenced", "predicted"), ("influenced", "downstream"))
+    ]
+    pairs = [
+        mean("collision_pairs", when, source, "F1")
+        for when, source in (("factual", "predicted"), ("after_removal", "downstream"))
+    ]
+    right = [mean("questions", kind, "predicted", "mean") for kind in asked]
+    right.append(mean("questions", "counterfactual", "downstream", "mean"))
+    by_aloe = [100 * float(np.mean([_by_aloe(e)[kind] for e in entries])) for kind in _by_aloe(entries[0])]
+    return [
+        name,
+        str(len(entries)),
+        *_rounded(errors, 2),
+        *_rounded(pairs, 3),
+        *_rounded([*right, *by_aloe], 1),
+        *_rounded([mean("influence", "attention, mean", "AUROC")], 3),
+        " / ".join(f"{share:.2f}" for share in PUBLISHED.get(name, ())),
+    ]
+
+
+def _at(entry: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What lies at a path of keys, None where it ends before."""
+    value: Any = entry
+    for key in path:
+        value = value.get(key) if value else None
+    return value
+
+
+def _rounded(values: Sequence[float | None], digits: int) -> list[str]:
+    return ["" if value is None else f"{value:.{digits}f}" for value in values]
+
+
+def trainings_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people, a line per training."""
+    columns = [_cells(entry) for entry in entries]
+    return list(columns[0]), [list(cells.values()) for cells in columns]
+
+
+def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    errors, pairs = entry["position_error_radii"], entry["collision_pairs"]
+    questions, influence = entry["questions"], entry["influence"]
+    return {
+        "system": entry["system"],
+        "training seed": str(entry["training_seed"]),
+        "error, nothing removed": interval_text(errors["factual"]["predicted"], 2),
+        "error of influenced": interval_text(errors["influenced"]["predicted"], 2),
+        "downstream": interval_text(errors["influenced"]["downstream"], 2),
+        "F1 of pairs, nothing removed": f"{pairs['factual']['predicted']['F1']:.3f}",
+        "after removal": f"{pairs['after_removal']['predicted']['F1']:.3f}",
+        "F1 downstream": f"{pairs['after_removal']['downstream']['F1']:.3f}",
+        **{f"{kind}, %": interval_text(scores["predicted"], 1) for kind, scores in questions.items() if scores},
+        **{
+            f"{kind} downstream, %": interval_text(scores["downstream"], 1)
+            for kind, scores in questions.items()
+            if scores and kind == "counterfactual"
+        },
+        **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
+        **{
+            column: f"{influence[score]['AUROC']:.3f}" if score in influence else ""
+            for column, score in INFLUENCE_COLUMNS.items()
+        },
+    }
+
+
+def _by_aloe(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Share of right answers by type that is asked, mean over ALOE's seeds."""
+    asked = [kind for kind in TYPES if entry["aloe"] and entry["aloe"][0][kind]]
+    return {kind: float(np.mean([right[kind] for right in entry["aloe"]])) for kind in asked}
+
+
+def _right(entry: Mapping[str, Any], reader: str, kind: str) -> NDArray[np.float64]:
+    """Of each question of a kind whether it is answered right; by ALOE as a mean over its seeds."""
+    if reader == "ALOE":
+        return np.mean([right[kind] for right in entry["aloe"]], axis=0)  # type: ignore[no-any-return]
+    return np.array(entry["answers"][kind][reader], float)
+
+
+def references(entry: Mapping[str, Any]) -> str:
+    """What other answers than predictions reach, in one sentence."""
+    errors, pairs, questions = entry["position_error_radii"], entry["collision_pairs"], entry["questions"]
+    unchanged = f"{interval_text(errors['influenced']['unchanged'], 2)} (influenced)"
+    parts = [
+        f"the true factual course as answer to a removal has an error of {unchanged} and an F1 of "
+        f"{pairs['after_removal']['unchanged']['F1']:.3f}",
+        f"the read-out on true positions has an F1 of {pairs['after_removal']['true positions']['F1']:.3f}",
+        *(
+            f"{kind} questions come out right in {interval_text(scores['unchanged'], 1)} % with the factual course "
+            f"{'going on without collisions' if kind == 'predictive' else 'unchanged'} and in "
+            f"{interval_text(scores['true positions'], 1)} % with true positions"
+            for kind, scores in questions.items()
+            if scores
+        ),
+    ]
+    return "; ".join(parts) + "."
+
+
+def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Each system against C-JEPA without a mask of the same training seeds, paired per question."""
+    by_name: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_name.setdefault(entry["system"], {})[entry["training_seed"]] = entry
+    plain, lines = by_name.pop(UNMASKED_SYSTEM, {}), []
+    for name, own in by_name.items():
+        seeds = sorted(own.keys() & plain.keys())
+        by_aloe = seeds and all(entry.get("aloe") for s in seeds for entry in (own[s], plain[s]))
+        readers = [("downstream", "counterfactual"), ("predicted", "counterfactual"), ("predicted", "predictive")]
+        readers += [("ALOE", kind) for kind in TYPES] if by_aloe else []
+        for reader, kind in readers:
+            right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
+            if seeds and right[0].size:
+                lines.append(
+                    [name, kind, reader, str(len(seeds)), points_text(paired_difference(right, without, seed))]
+                )
+    if not lines:
+        return ""
+    header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]
+    note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
+    return f"{markdown_table(header, lines)}\n\n{note}"
+
+
+def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Errors over the frames of the video, a colour per system."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_name.setdefault(entry["system"], []).append(entry["position_error_by_frame"])
+
+    def course(own: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+        rows = np.array([errors[name] for errors in own], float)  # frames without an object are NaN
+        return np.ma.masked_invalid(rows).mean(axis=0).filled(np.nan)  # type: ignore[no-any-return]
+
+    for number, (name, own) in enumerate(by_name.items()):
+        colour = f"C{number}"
+        axes.plot(course(own, "influenced, predicted"), color=colour, label=name)
+        axes.plot(course(own, "influenced, downstream"), "--", color=colour)
+        axes.plot(course(own, "factual, predicted"), ":", color=colour)
+    axes.plot(course([entries[0]["position_error_by_frame"]], "influenced, unchanged"), color="0.6", label="unchanged")
+    axes.set_xlabel("frame")
+    axes.set_ylabel("error [radii]")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    write_figure(path, figure)
