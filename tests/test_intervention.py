@@ -321,9 +321,7 @@ class TestStudy:
         assert "| c-jepa-2-token | counterfactual | downstream | 1 |" in page and "| oc-jepa | 0 |" in page
         assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
         (line,) = [line for line in page.splitlines() if line.startswith("| c-jepa-2-token | 1 |")]
-        assert (
-            line.endswith(" | 80.80 / 65.82 |") and line.count("|") == page.count("\n| system | training seeds |") * 17
-        )
+        assert line.endswith(" | 80.80 / 65.82 |")
         asked = Dataset(data).questions("validation").scenes[0]["questions"]
         for entry in entries.values():
             assert len(entry["aloe"]) == 2
