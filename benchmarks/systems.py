@@ -71,7 +71,8 @@ PAGE = """# C-JEPA beside other predictors of slots
 Written by `python -m benchmarks.systems`. Each system was trained on the same slots, with the same optimiser and
 schedule, and planned the same {episodes} {split} pairs per rule with the same search. `dino-wm` predicts patch tokens
 of the same frames in place of slots, by default of a small encoder trained on these frames (DINO-WM's are 196 x 384, of
-DINOv2); it knows no block, so that all patches and proprioception are its goal. Success is in percent with Wilson 95 %
+DINOv2); it knows no block, so that all patches and proprioception are its goal. All predict the change from the last
+frame (`predictor.residual`), which SlotFormer and DINO-WM as published do not. Success is in percent with Wilson 95 %
 intervals; they do not cover the training's randomness. The rollout error is that of slots on validation episodes as a
 share of the error of copying the first frame (for `dino-wm` that of patch tokens, which is not comparable). Parameters
 are those of the predictor; tokens are those of one frame, and their width is the encoder's. Seconds are wall-clock time

@@ -168,7 +168,8 @@ class SlotQuestions:
 
         Args:
             questions: Q numbers of questions.
-            starts: first frames, 0 to ``self.starts - 1``; by default the middle one for all.
+            starts: first frames, 0 to ``self.starts - 1``; by default the middle one for all. Predictions without an
+                object have other starts, and are read from that number modulo theirs.
         """
         if starts is None:
             starts = np.full(len(questions), self.starts // 2)
