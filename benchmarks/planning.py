@@ -44,7 +44,7 @@ class PlanningBenchmark:
             ``fast`` and ``fast-bf16``, which are ours with the search and horizons of ``planner=fast``;
             ``published``, an environment at a time, slots assigned on the host; ``reencoding``, the same with the
             pictures encoded in every cost call; ``stable-worldmodel``, its ``CEMSolver``; and ``patches``, ours with
-            196 patch tokens in place of slots.
+            DINO-WM at its published size, 196 tokens of 384 numbers, in place of C-JEPA.
         weights: checkpoint: a folder, a Hub id, ``pusht`` for the bundled one, or ``paper`` for the paper's predictor
             with random weights.
         planner: how to plan; ``planner.method`` must be ``cem``. The latency is that of ``planner=fast``'s search.
