@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from cjepa_agent.files import plain, read_json, write_json
+from cjepa_agent.files import as_json, read_json, write_json
 from cjepa_agent.provenance import provenance
 from cjepa_agent.train import TrainConfig
 from envs.files import atomic
@@ -38,7 +38,7 @@ class Report:
 
     def __init__(self, path: Path, config: Mapping[str, Any], key: str) -> None:
         self.path, self._key = path, key
-        self._config = json.loads(json.dumps(config, default=plain))
+        self._config = as_json(config)
         _ = self.entries
 
     @property
@@ -55,7 +55,7 @@ class Report:
 
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add or replace a measurement, with where it comes from, and write the file."""
-        measured = json.loads(json.dumps({**entry, "provenance": provenance()}, default=plain))
+        measured = as_json({**entry, "provenance": provenance()})
         write_json(self.path, {"config": self._config, self._key: {**self.entries, name: measured}})
 
     @property

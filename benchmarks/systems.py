@@ -399,8 +399,8 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
     chosen = system(name, config.predictor)
     folder, patches = config.tokens(chosen), chosen.patches
     kind = "patches" if patches else "slots"
-    encoder = "encoder=dinov2_reg" if chosen.tokens == "register_patches" else f"stage=encoder encoder={kind}"
-    advice = f"train {encoder}, then extract with that encoder= and out={folder}"
+    encoder = "dinov2_reg" if chosen.tokens == "register_patches" else kind
+    advice = f"train stage=encoder encoder={encoder}, then extract with that encoder= and out={folder}"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{name} needs {kind}, but {folder} has none; {advice}")
     autoencoder = SlotAutoencoder.load(folder)
@@ -421,7 +421,7 @@ def pace(config: SystemsBenchmark, name: str, other: str) -> dict[str, Any]:
                 taken = seconds(partial(run.advance, int(step)), run.fabric.device)
                 if number:  # the first step prepares what later ones use
                     spent.setdefault(key, []).append(taken)
-    return {"system": name, "training_seed": 0, "other": other, **spent}
+    return {"other": other, **spent}
 
 
 def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:

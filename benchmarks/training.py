@@ -131,10 +131,11 @@ def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.de
     """Seconds per window of a training step with one frame of history, and with as many as the predictor has."""
     trainer = TrainerConfig(batch=batch, accelerator=device.type, seed=seed)
     with TemporaryDirectory() as folder:
-        runs = {
-            name: Run(RandomLatents(config, batch, frames, device, seed), trainer, Path(folder))
+        stages = {
+            name: RandomLatents(config, batch, frames, device, seed)
             for name, frames in (("one_frame", 1), ("whole_history", config.predictor.history))
         }
+        runs = {name: Run(stage, trainer, Path(folder)) for name, stage in stages.items()}
     for run in runs.values():
         run.advance(0)
     reset_peak(device)
@@ -142,7 +143,7 @@ def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.de
     for step in range(1, repeats + 1):
         for name, run in runs.items():
             spent[name].append(seconds(partial(run.advance, step), device))
-    predictor = config.predictor.build(config.encoder.n_slots, config.encoder.slot_dim, PROPRIO, config.action_dim)
+    predictor = stages["one_frame"].model.world_model.predictor
     return {
         "config": asdict(config.predictor),
         "tokens": predictor.frame_tokens,

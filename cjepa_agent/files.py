@@ -46,6 +46,11 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+def as_json(value: Any) -> Any:
+    """What ``write_json`` and then ``read_json`` make of a value."""
+    return json.loads(json.dumps(value, default=plain))
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():

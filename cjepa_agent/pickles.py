@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import io
 import mmap
-import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.files import atomic
-
-PROTOCOL = 4  # what Python 3.8 to 3.13 write
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of PyTorch files before 1.6
 SMALL = 1024  # bytes; longer byte strings stay in the file
 LENGTH_BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}
@@ -479,24 +475,3 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "torch.device": lambda *names: ":".join(map(str, names)),
 }
 NAMES = frozenset({"numpy.ndarray"})
-
-
-@dataclass(frozen=True)
-class _Streamed:
-    """Pickles as a dict whose items are made one after another."""
-
-    items: Iterable[tuple[str, Any]]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (), None, None, iter(self.items)
-
-
-def write_pickle(path: Path, splits: Mapping[str, Iterable[tuple[str, NDArray[Any]]]]) -> None:
-    """Write ``{split: {key: array}}`` for ``pickle.load``; one array at a time is in memory.
-
-    The file appears only when it is complete.
-    """
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        pickler = pickle.Pickler(file, PROTOCOL)
-        pickler.fast = True  # or it would remember, and so keep, every array
-        pickler.dump(_Streamed((split, _Streamed(items)) for split, items in splits.items()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from cjepa_agent.data import SPLITS, EpisodeFile, write_episodes
 from cjepa_agent.extract import load_encoder
 from cjepa_agent.files import new_folder, read_json, write_json
 from cjepa_agent.given_slots import GivenSlotsConfig
-from cjepa_agent.pickles import read_pickle, write_pickle
+from cjepa_agent.pickles import read_pickle
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import FIRST, SCENES, split_of
+from envs.files import atomic
 
+PROTOCOL = 4  # what Python 3.8 to 3.13 write
 KEY = re.compile(r"(?:video_\d+|\d+_pixels)\.mp4")
 NAMES = {"video": "video_{:05d}.mp4", "pixels": "{}_pixels.mp4"}
 FOREIGN_SPLITS = ("train", "val", "test")  # what the authors call SPLITS
@@ -188,3 +192,24 @@ def episodes_from_meta(source: Path, out: Path) -> str:
     with new_folder(out) as folder:
         write_episodes(folder / "episodes.h5", episodes(), {"source": source.name})
     return f"{source}: {', '.join(tables)} of {len(videos)} episodes\nwritten: {out / 'episodes.h5'}"
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """Pickles as a dict whose items are made one after another."""
+
+    items: Iterable[tuple[str, Any]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (), None, None, iter(self.items)
+
+
+def write_pickle(path: Path, splits: Mapping[str, Iterable[tuple[str, NDArray[Any]]]]) -> None:
+    """Write ``{split: {key: array}}`` for ``pickle.load``; one array at a time is in memory.
+
+    The file appears only when it is complete.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        pickler = pickle.Pickler(file, PROTOCOL)
+        pickler.fast = True  # or it would remember, and so keep, every array
+        pickler.dump(_Streamed((split, _Streamed(items)) for split, items in splits.items()))

@@ -80,8 +80,10 @@ def run(config: EvaluateConfig) -> str:
     media = write_examples(out, data, examinee.model, examinee.questions, file.scenes, graded) if examinee else []
     details = {name: report[name] for name in ("confusion", "config", "model", "provenance")}
     page = write_page(out / "vqa.html", f"CLEVRER questions, {config.split}", header, cells, media, details)
-    differences = plain_table(["questions", f"points against {config.against}"], _difference_cells(against))
-    tables = [plain_table(header, cells), *([differences] if against else [])]
+    tables = [plain_table(header, cells)]
+    if against:
+        differences = [[kind, points_text(difference)] for kind, difference in against.items()]
+        tables.append(plain_table(["questions", f"points against {config.against}"], differences))
     return "\n\n".join([*tables, _listed([*written, out / "vqa.json", out / "vqa.csv", page])])
 
 
@@ -104,10 +106,6 @@ def compared(answers: Mapping[str, str], asked: str, path: Path, seed: int) -> d
         )
     pairs = {kind: [list(map(int, right[kind])) for right in (answers, other["right"])] for kind in answers}
     return {kind: paired_difference(own, before, seed) for kind, (own, before) in pairs.items() if own}
-
-
-def _difference_cells(against: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    return [[kind, points_text(difference)] for kind, difference in against.items()]
 
 
 def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import time
@@ -20,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cjepa_agent.files import plain
+from cjepa_agent.files import as_json
 from envs.files import atomic
 
 # Settings that a resumed run may change: where it writes, for how long it trains, what it logs and on what it runs.
-RESUMABLE = {"out", *(f"trainer.{name}" for name in ("steps", "accelerator"))}
-RESUMABLE |= {f"trainer.{name}_every" for name in ("log", "validate", "save")}
+RESUMABLE = {"out", "trainer.steps", "trainer.accelerator"}
+RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Run:
         self, stage: Stage, config: TrainerConfig, out: Path, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.stage, self.config, self.out = stage, config, out
-        self.settings = json.loads(json.dumps(settings or {}, default=plain))
+        self.settings = as_json(settings or {})
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Started by torchrun: one device per process, gradients averaged.
