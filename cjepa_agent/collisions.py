@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
 from typing import NamedTuple
 
@@ -46,6 +47,11 @@ class PairScore(NamedTuple):
     def f1(self) -> float:
         """Harmonic mean of precision and recall; 0 where nothing was found, nor could be."""
         return 2 * self.found / max(1, 2 * self.found + self.wrong + self.missed)
+
+
+def sum_of(scores: Iterable[PairScore]) -> PairScore:
+    """All together."""
+    return reduce(PairScore.plus, scores, PairScore())
 
 
 class PairFeatures(NamedTuple):

@@ -238,8 +238,11 @@ class TestMeasure:
             assert not removed.counted[removed.id] and not removed.influenced[removed.id]
             moved = removed.counted & removed.influenced
             assert (removed.shift[moved] > 0.05).all()
-        assert perfect.pairs["predicted"] == perfect.pairs["true positions"] and perfect.pairs["predicted"].found
-        assert perfect.pairs["downstream"] == perfect.pairs["predicted"]
+        for influential in (True, False):
+            own = {name: perfect.pairs[influential, name] for name in findings.SOURCES}
+            assert own["predicted"] == own["downstream"] == own["true positions"] and own["predicted"].found
+        # Where nobody is influenced, the removal takes away the pairs of the removed object alone.
+        assert perfect.pairs[False, "unchanged"].wrong == perfect.pairs[False, "unchanged"].missed == 0
         report = intervention.summary(perfect, 0)
         asked = Dataset(data).questions("validation").scenes
         for kind in ("predictive", "counterfactual"):

@@ -72,7 +72,7 @@ class Findings:
     Attributes:
         removed: one per scene and object.
         factual: mean error of each object of each scene [radii], with its scene.
-        pairs: of each of ``SOURCES``, after removals.
+        pairs: of each of ``SOURCES``, after removals that truly influence another object, and after others.
         factual_pairs: the same without removals.
         courses: of ``factual``, ``influenced`` and ``not influenced`` objects and of each source of positions
             (``predicted``, ``downstream``, ``unchanged``) the sum of errors [radii] in each frame, and their number,
@@ -86,7 +86,7 @@ class Findings:
 
     removed: list[Removed] = field(default_factory=list)
     factual: list[tuple[int, float]] = field(default_factory=list)
-    pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
+    pairs: defaultdict[tuple[bool, str], PairScore] = field(default_factory=lambda: defaultdict(PairScore))
     factual_pairs: defaultdict[str, PairScore] = field(default_factory=lambda: defaultdict(PairScore))
     courses: defaultdict[tuple[str, str], NDArray[np.float64]] = field(
         default_factory=lambda: defaultdict(lambda: np.zeros((2, VISIBLE_FRAMES)))
@@ -122,10 +122,11 @@ def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: S
         end = _read(reader, continued(model, slots, FRAMES), holders)
         for row, trajectory in enumerate(trajectories):
             truth = true_scene(trajectory, FRAMES)
-            for readings, start in ((whole, 0), (end, VISIBLE_FRAMES - 1)):
+            # Features of a collision in the first unseen frame need the frame before.
+            for readings, start, unseen in ((whole, 0, 0), (end, VISIBLE_FRAMES - 1, VISIBLE_FRAMES)):
                 predicted.append(pair_features(readings[row], start))
                 true.append(pair_features(truth, start))
-                happened.append(colliding_pairs(trajectory, start, FRAMES))
+                happened.append(colliding_pairs(trajectory, unseen, FRAMES))
     return Readouts(reader, CollisionReadout(predicted, happened, seed), CollisionReadout(true, happened, seed))
 
 
@@ -157,9 +158,11 @@ def measure(
         for removal in removals:
             truth, id = truths[removal.row], removal.id
             found.removed.append(_removal(found, truth, removal, factual[removal.row]))
+            influential = bool(found.removed[-1].influenced.any())
             without[removal.row][id] = _pairs(truth, id, removal.readings, readouts)
             for name, pairs in without[removal.row][id].items():
-                found.pairs[name] = found.pairs[name].plus(PairScore.of(pairs, truth.pairs[id]))
+                score = found.pairs[influential, name]
+                found.pairs[influential, name] = score.plus(PairScore.of(pairs, truth.pairs[id]))
         for row, truth in enumerate(truths):
             told = readouts.predicted(pair_features(end[row], VISIBLE_FRAMES - 1))
             ends = {

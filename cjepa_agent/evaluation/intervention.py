@@ -10,7 +10,8 @@ slots of pixels. Errors of that read-out are part of all figures; how large they
   beside that of answering with the true factual course, as if the removal changed nothing. An object is *influenced*
   if the removal truly moves it by more than a tenth of a radius (``envs.clevrer.events.influences``).
 - Collisions: pairs that a read-out finds, which is fitted on factual predictions of training scenes alone; the same
-  read-out on true positions; and the true factual pairs, as if the removal changed nothing.
+  read-out on true positions; and the true factual pairs, as if the removal changed nothing. Pairs after removals that
+  influence another object are told apart from those after others.
 - Questions: counterfactual ones answered from those pairs, and predictive ones from the predicted end of the video,
   by the executor that also makes the true answers. What objects are there is taken from the annotation.
 - Objects without a slot, as an encoder of pixels may leave some, are told in number. They have no position, so that
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cjepa_agent.collisions import PairScore
+from cjepa_agent.collisions import PairScore, sum_of
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
 from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, wilson_interval
@@ -42,6 +43,11 @@ from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
+REMOVALS = {  # by whether another object is influenced
+    "after_removal": (True, False),
+    "after_removal_with_influence": (True,),
+    "after_removal_without_influence": (False,),
+}
 
 
 def run(config: EvaluateConfig) -> str:
@@ -103,7 +109,10 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
             for (group, source), course in found.courses.items()
         },
         "collision_pairs": {
-            "after_removal": {name: _scores(score) for name, score in found.pairs.items()},
+            **{
+                when: {name: _scores(sum_of(found.pairs[own, name] for own in groups)) for name in SOURCES}
+                for when, groups in REMOVALS.items()
+            },
             "factual": {name: _scores(score) for name, score in found.factual_pairs.items()},
         },
         "questions": {
