@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.video_slots import SlotsWriter, VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
 from envs.clevrer.dataset import Dataset, split_of
@@ -32,7 +32,7 @@ WITHOUT = "without_"  # folders of videos without an object begin like this and 
 AHEAD = 10  # steps over which predictions of predictors that give one at a time are compared; C-JEPA gives as many
 TOLERANCE = 0.003  # of differences between predictions of a slot, chosen on training videos
 Removal = Literal["drop", "empty", "mask"]
-Continue = Callable[[Tensor], Tensor]
+Continue = Callable[[Tensor], Iterable[Tensor]]  # of observed slots (B, T, S, D), for each folder in turn
 
 
 @dataclass(frozen=True)
@@ -103,21 +103,21 @@ def rollout(config: RolloutConfig) -> None:
     identity = {"slots": source.identity, "observed": source.frames, "checkpoint": COPY}
     if config.checkpoint == COPY:
         missing = config.frames - source.frames
-        _write(config, config.out, source, autoencoder, identity, lambda slots: _repeated(slots, missing))
+        _write(config, source, autoencoder, {config.out: identity}, lambda slots: [_repeated(slots, missing)])
         return
     model = video_model(config.checkpoint, source).to(config.device)
     identity["checkpoint"] = digest(model.state_dict())
     if config.remove == "none":
-        _write(config, config.out, source, autoencoder, identity, lambda slots: continued(model, slots, config.frames))
+        outs = {config.out: identity}
+        _write(config, source, autoencoder, outs, lambda slots: [continued(model, slots, config.frames)])
         return
     require_removal(model.encoder, model.predictor, config.remove)
     reader = slot_reader(model, source, Dataset(config.data)) if config.data else exact_reader(model.encoder)
     if reader and reader.identity:
         identity["reader"] = reader.identity
-    for slot in object_slots(model):
-        own = {**identity, "remove": config.remove, "downstream": config.downstream, "slot": slot}
-        without = partial(_without, config.downstream, model, reader, config.frames, slot, config.remove)
-        _write(config, config.out / f"{WITHOUT}{slot}", source, autoencoder, own, without)
+    identity.update(remove=config.remove, downstream=config.downstream)
+    outs = {config.out / f"{WITHOUT}{slot}": {**identity, "slot": slot} for slot in object_slots(model)}
+    _write(config, source, autoencoder, outs, partial(_without, config, model, reader))
 
 
 def video_model(checkpoint: str, slots: VideoSlots) -> WorldModel:
@@ -155,27 +155,25 @@ def require_removal(encoder: Encoder, predictor: Predictor, how: Removal) -> Non
 
 def _write(
     config: RolloutConfig,
-    out: Path,
     source: VideoSlots,
     autoencoder: SlotAutoencoder,
-    identity: dict[str, Any],
+    outs: Mapping[Path, Mapping[str, Any]],
     continuation: Continue,
 ) -> None:
-    """Write the continuation of each video; a killed run starts again at the batch that it was at."""
+    """Write what becomes of each video to each folder; a killed run starts again at the batch that it was at."""
     chosen = config.scenes(source)
     shape = (config.frames, *source.array.shape[2:])
-    done = VideoSlots.finished(out, identity, chosen, shape)
-    autoencoder.copy(source.folder, out)
-
-    def videos() -> Iterator[Tensor]:
-        bar = tqdm(total=len(chosen), initial=done, unit="video", mininterval=2.0, desc=out.name)
+    writers = [SlotsWriter(out, identity, chosen, shape, source.array.dtype) for out, identity in outs.items()]
+    for out in outs:
+        autoencoder.copy(source.folder, out)
+    done = min(writer.done for writer in writers)
+    with tqdm(total=len(chosen), initial=done, unit="video", mininterval=2.0, desc=config.out.name) as bar:
         for first in range(done, len(chosen), config.batch):
             scenes = chosen[first : first + config.batch]
-            slots = torch.stack([source.read(scene) for scene in scenes])
-            yield from continuation(slots.to(config.device)).cpu()
+            slots = torch.stack([source.read(scene) for scene in scenes]).to(config.device)
+            for writer, made in zip(writers, continuation(slots), strict=True):
+                writer.append(made[writer.done - first :].cpu())
             bar.update(len(scenes))
-
-    VideoSlots.write(out, identity, chosen, shape, videos(), config.batch, source.array.dtype)
 
 
 def _repeated(slots: Tensor, frames: int) -> Tensor:
@@ -286,6 +284,7 @@ def downstream(
     how: Removal = "drop",
     tolerance: float = TOLERANCE,
     reader: SlotReader | None = None,
+    expected: Tensor | None = None,
 ) -> Downstream:
     """The observed video with what would go otherwise without an object predicted in its place.
 
@@ -303,15 +302,16 @@ def downstream(
         how: see ``RolloutConfig.remove``.
         tolerance: mean squared difference of normalised slots from which on two predictions have parted.
         reader: see ``resimulated``.
+        expected: ``expectations`` of the same slots, which are the same whatever is removed; made here without.
 
     Raises:
         ValueError: the video is shorter than the model's history.
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
-    history, steps, seen = needed // step, -(-frames // step), observed // step
-    future = model.predictor.future if model.predictor.future > 1 else AHEAD  # one step tells little of what changes
+    history, steps, seen, future = needed // step, -(-frames // step), observed // step, _compared(model)
     present, taken = in_view(model, slots, reader), torch.tensor([removed], device=slots.device)
-    factual = _interleaved(model, slots[:, : seen * step]).slots
+    if expected is None:
+        expected = expectations(model, slots)
     slots, present = _emptied(slots, present, removed, how)
     foretold = _foretold(present, history, step, steps, future)
     changes = foretold.index_fill(2, taken, False)
@@ -321,15 +321,14 @@ def downstream(
     made = foretold & (torch.arange(steps, device=slots.device) >= seen).view(1, -1, 1)
     hidden = F.one_hot(taken, slots.shape[2]).bool().expand(len(path), history, -1) if how == "mask" else None
     apart = path.new_zeros(len(path), slots.shape[2])
-    for begin in range(history, steps, future):
+    for call, begin in enumerate(range(history, steps, future)):
         now, window = slice(begin, min(begin + future, steps)), slice(begin - history, begin)
         without = _still(path[:, window].index_select(2, others))
         predicted = path.new_zeros(len(path), future, *path.shape[2:])
         predicted = predicted.index_copy(2, others, model.forecast(without, future, hidden).slots)
         if begin < seen:
-            expected = model.forecast(_still(factual[:, window]), future).slots
             # Over all that a call foretells: soon after a collision the observed course tells of it by itself.
-            difference = (predicted - expected).square().mean(-1).amax(1) * changes[:, begin]
+            difference = (predicted - expected[:, :, call].flatten(0, 1)).square().mean(-1).amax(1) * changes[:, begin]
             apart = torch.maximum(apart, difference)
             parted = made[:, begin - 1] | (changes[:, begin] & (difference > tolerance))
             made[:, now] |= parted.unsqueeze(1)
@@ -339,6 +338,36 @@ def downstream(
     if how == "drop":
         result[:, :, removed] = 0.0
     return Downstream(result, _in_order(made, step)[:, :frames], apart.unflatten(0, (-1, step)).amax(1))
+
+
+@torch.no_grad()
+def expectations(model: WorldModel, slots: Tensor) -> Tensor:
+    """What the predictor expects of videos as observed, from call to call of ``downstream``.
+
+    Args:
+        model: predicts slots of videos.
+        slots: raw, observed, (B, T, S, D).
+
+    Returns:
+        Latent slots (B, f, C, F, S, D) that C calls predict of F frames each, from each offset o < f on.
+
+    Raises:
+        ValueError: the video is shorter than the model's history.
+    """
+    step, future = model.config.action_block, _compared(model)
+    history, seen = _history_frames(model, slots) // step, slots.shape[1] // step
+    observed = _interleaved(model, slots[:, : seen * step]).slots
+    begins = range(history, seen, future)
+    calls = [model.forecast(_still(observed[:, begin - history : begin]), future).slots for begin in begins]
+    if not calls:
+        return slots.new_empty(len(slots), step, 0, future, *slots.shape[2:])
+    expected: Tensor = torch.stack(calls, dim=1).unflatten(0, (-1, step))
+    return expected
+
+
+def _compared(model: WorldModel) -> int:
+    """Steps over which predictions are compared: as many as a call predicts; one alone tells little of what changes."""
+    return model.predictor.future if model.predictor.future > 1 else AHEAD
 
 
 def _emptied(slots: Tensor, present: Tensor, removed: int, how: Removal) -> tuple[Tensor, Tensor]:
@@ -413,17 +442,15 @@ def in_view(model: WorldModel, slots: Tensor, reader: SlotReader | None = None) 
     return torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device)
 
 
-def _without(
-    keep_observed: bool,
-    model: WorldModel,
-    reader: SlotReader | None,
-    frames: int,
-    removed: int,
-    how: Removal,
-    slots: Tensor,
-) -> Tensor:
-    run = downstream if keep_observed else resimulated
-    return run(model, slots, frames, removed, how, reader=reader)[0]
+def _without(config: RolloutConfig, model: WorldModel, reader: SlotReader | None, slots: Tensor) -> Iterator[Tensor]:
+    """Videos (B, frames, S, D) without what each slot holds, slot by slot."""
+    how = cast(Removal, config.remove)
+    expected = expectations(model, slots) if config.downstream else None
+    for slot in object_slots(model):
+        if config.downstream:
+            yield downstream(model, slots, config.frames, slot, how, reader=reader, expected=expected).slots
+        else:
+            yield resimulated(model, slots, config.frames, slot, how, reader)[0]
 
 
 main = command("rollout", RolloutConfig, rollout)

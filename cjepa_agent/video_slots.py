@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,10 @@ class VideoSlots:
         Raises:
             ValueError: slots of another shape, or with NaN or infinite values.
         """
-        done = VideoSlots.finished(folder, identity, scenes, shape)
-        folder.mkdir(parents=True, exist_ok=True)
-        array = np.lib.format.open_memmap(
-            folder / ARRAY, mode="r+" if done else "w+", dtype=dtype, shape=(len(scenes), *shape)
-        )
-        for row, slots in enumerate(videos, start=done):
-            if tuple(slots.shape) != shape or not slots.isfinite().all():
-                raise ValueError(f"slots of scene {scenes[row]} are {tuple(slots.shape)}, expected finite {shape}")
-            array[row] = slots.numpy()
-            if (row + 1) % every == 0 or row + 1 == len(scenes):
-                array.flush()
-                write_json(folder / META, {"identity": dict(identity), "scenes": scenes, "done": row + 1})
+        writer = SlotsWriter(folder, identity, scenes, shape, dtype)
+        remaining = iter(videos)
+        while some := list(islice(remaining, every)):
+            writer.append(some)
 
     @staticmethod
     def finished(
@@ -120,3 +113,46 @@ class VideoSlots:
         if shape is not None and found != shape:
             raise ValueError(f"{folder} holds slots (T, S, D) {found}, these are {shape}; choose another out=")
         return int(meta["done"])
+
+
+class SlotsWriter:
+    """Writes slots of videos, some at a time; a killed run goes on where it was.
+
+    Args:
+        folder, identity, scenes, shape, dtype: see ``VideoSlots.write``.
+
+    Attributes:
+        done: videos that are in the folder.
+
+    Raises:
+        ValueError: it holds slots of something else, or of another shape.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        scenes: list[int],
+        shape: tuple[int, int, int],
+        dtype: DTypeLike,
+    ) -> None:
+        self.done = VideoSlots.finished(folder, identity, scenes, shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._identity, self._scenes = folder, dict(identity), scenes
+        self._array = np.lib.format.open_memmap(
+            folder / ARRAY, mode="r+" if self.done else "w+", dtype=dtype, shape=(len(scenes), *shape)
+        )
+
+    def append(self, videos: Iterable[Tensor]) -> None:
+        """Write slots (T, S, D) of the videos that come next; raises ValueError where shape or numbers are wrong."""
+        done, shape = self.done, self._array.shape[1:]
+        for slots in videos:
+            if tuple(slots.shape) != shape or not slots.isfinite().all():
+                raise ValueError(
+                    f"slots of scene {self._scenes[done]} are {tuple(slots.shape)}, expected finite {shape}"
+                )
+            self._array[done] = slots.numpy()
+            done += 1
+        self._array.flush()
+        write_json(self._folder / META, {"identity": self._identity, "scenes": self._scenes, "done": done})
+        self.done = done

@@ -60,7 +60,9 @@ def perfect_findings(
             courses.append(encode(scene, true_slots(course, frames)))
         return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
 
-    def changed(model: WorldModel, given: Tensor, *arguments: object, reader: SlotReader) -> Downstream:
+    def changed(
+        model: WorldModel, given: Tensor, *arguments: object, reader: SlotReader, expected: Tensor
+    ) -> Downstream:
         return Downstream(*resimulate(model, given, *arguments), torch.zeros(len(given), 7))  # type: ignore[arg-type]
 
     monkeypatch.setattr(findings, "resimulated", resimulate)

@@ -382,6 +382,12 @@ class TestRollout:
             rollout(replace(settings, downstream=not observed))
         assert made.frames == 128 and made.identity["slot"] == 3 and not made.array[:, :, 3].any()
         assert list(object_slots(random_model())) == [0, 1, 2, 3, 4, 5]
+        before = {path: path.read_bytes() for path in tmp_path.glob("*/slots.npy")}
+        for slot, done in ((1, 2), (4, 3)):  # as if killed there
+            meta = tmp_path / f"without_{slot}" / "slots.json"
+            meta.write_text(json.dumps({**json.loads(meta.read_text()), "done": done}))
+        rollout(replace(settings, downstream=observed, batch=2))
+        assert len(before) == 6 and all(path.read_bytes() == bytes for path, bytes in before.items())
 
     def test_copying(self, slots: Path, tmp_path: Path) -> None:
         rollout(RolloutConfig("copy", slots, tmp_path, frames=140))

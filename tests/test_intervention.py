@@ -24,7 +24,7 @@ from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.rollout import downstream, resimulated
+from cjepa_agent.rollout import downstream, expectations, resimulated
 from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
@@ -183,6 +183,18 @@ class TestDownstream:
         together, alone = downstream(model, videos, 150, 1), downstream(model, videos[2:], 150, 1)
         assert torch.allclose(together.slots[2:], alone.slots, atol=1e-5)
         assert torch.allclose(together.apart[2:], alone.apart, rtol=1e-3)
+
+    def test_expectations_are_shared_by_all_removals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[:3]])
+        expected, asked = expectations(model, videos), []
+        for slot in (0, 2):
+            own, shared = (downstream(model, videos[1:], 150, slot, expected=e) for e in (None, expected[1:]))
+            assert torch.allclose(shared.slots, own.slots, atol=1e-5)
+            assert torch.allclose(shared.apart, own.apart, rtol=1e-3)
+        plain = model.forecast
+        monkeypatch.setattr(model, "forecast", lambda *given: asked.append(given) or plain(*given))
+        downstream(model, videos, 150, 0, expected=expected)
+        assert len(asked) == -(-(150 // 2 - 3) // 4)  # one per call, all of the video without the object
 
 
 class TestCollisions:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.video_slots import SlotsWriter, VideoSlots
 
 IDENTITY = {"dataset": "small", "encoder": "abc"}
 SCENES = [3, 7, 10000]
@@ -38,6 +38,17 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         VideoSlots(tmp_path)
     done = VideoSlots.finished(tmp_path, IDENTITY, SCENES)
     VideoSlots.write(tmp_path, IDENTITY, SCENES, (5, 2, 4), slots()[done:])
+    assert np.array_equal(VideoSlots(tmp_path).array, torch.stack(slots()).half().numpy())
+
+
+def test_a_writer_goes_on_after_the_videos_that_are_there(tmp_path: Path) -> None:
+    first = SlotsWriter(tmp_path, IDENTITY, SCENES, (5, 2, 4), np.float16)
+    first.append(slots()[:2])
+    with pytest.raises(ValueError, match="slots of scene 10000 are"):
+        first.append([slots()[2][:4]])
+    again = SlotsWriter(tmp_path, IDENTITY, SCENES, (5, 2, 4), np.float16)
+    assert again.done == first.done == 2
+    again.append(slots()[2:])
     assert np.array_equal(VideoSlots(tmp_path).array, torch.stack(slots()).half().numpy())
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cjepa_agent.clevrer_encoder import SceneReading, scene_states, true_scene
 from cjepa_agent.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.predictor import MaskedPredictor
-from cjepa_agent.rollout import Removal, continued, downstream, object_slots, resimulated
+from cjepa_agent.rollout import Removal, continued, downstream, expectations, object_slots, resimulated
 from cjepa_agent.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
 from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
@@ -278,13 +278,14 @@ def _removals(
     how: Removal,
 ) -> Iterator[_Prediction]:
     """Of all objects of some videos that a slot holds; those that the same slot holds are taken away in one call."""
+    expected = expectations(model, slots)
     for slot in object_slots(model):
         taken = {row: id for row, truth in enumerate(truths) for id in truth.without if holders[row][id] == slot}
         if not taken:
             continue
         rows, own = list(taken), [holders[row] for row in taken]
         again, predicted = _again(model, reader, slots[rows], own, slot, how)
-        changed = downstream(model, slots[rows], FRAMES, slot, how, reader=reader)
+        changed = downstream(model, slots[rows], FRAMES, slot, how, reader=reader, expected=expected[rows])
         after = _read(reader, changed.slots, own)
         for place, (row, id) in enumerate(taken.items()):
             apart = by_object(changed.apart[place].cpu().double(), own[place], -1, 0).numpy()
