@@ -59,8 +59,8 @@ and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counter
 counterfactual questions that read no predicted frame.
 
 C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
-frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and learn the next frame; published, the first
-two learn from rollouts. So these rows are lower bounds of what those systems can do.
+frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict one frame per call; the first two
+learn from rollouts, as published, OC-DINO-WM from true frames before each.
 
 By system, means over training seeds:
 
