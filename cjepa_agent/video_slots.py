@@ -85,9 +85,10 @@ class VideoSlots:
             ValueError: slots of another shape, or with NaN or infinite values.
         """
         writer = SlotsWriter(folder, identity, scenes, shape, dtype)
-        remaining = iter(videos)
-        while some := list(islice(remaining, every)):
-            writer.append(some)
+        remaining, before = iter(videos), -1
+        while writer.done > before:
+            before = writer.done
+            writer.append(islice(remaining, every))
 
     @staticmethod
     def finished(
