@@ -87,7 +87,7 @@ def hide_objects(objects: Tensor, frames: int) -> Tensor:
 @cache
 def _released_order(slots: int) -> tuple[int, ...]:
     """Slots in the order in which the released code hides them."""
-    released = np.random.RandomState(RELEASED_SEED)  # legacy: the released code's, whose order no other gives
+    released = np.random.RandomState(RELEASED_SEED)  # as the released code does; a Generator permutes differently
     return tuple(released.permutation(slots).tolist())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +83,7 @@ class VideoSlots:
         Raises:
             ValueError: slots of another shape, or with NaN or infinite values.
         """
-        writer = SlotsWriter(folder, identity, scenes, shape, dtype)
-        remaining, before = iter(videos), -1
-        while writer.done > before:
-            before = writer.done
-            writer.append(islice(remaining, every))
+        SlotsWriter(folder, identity, scenes, shape, dtype).append(videos, every)
 
     @staticmethod
     def finished(
@@ -123,7 +118,7 @@ class SlotsWriter:
         folder, identity, scenes, shape, dtype: see ``VideoSlots.write``.
 
     Attributes:
-        done: videos that are in the folder.
+        done: videos that are in the folder; after an error, some of them may be written again by the next run.
 
     Raises:
         ValueError: it holds slots of something else, or of another shape.
@@ -144,16 +139,20 @@ class SlotsWriter:
             folder / ARRAY, mode="r+" if self.done else "w+", dtype=dtype, shape=(len(scenes), *shape)
         )
 
-    def append(self, videos: Iterable[Tensor]) -> None:
+    def append(self, videos: Iterable[Tensor], every: int = 50) -> None:
         """Write slots (T, S, D) of the videos that come next; raises ValueError where shape or numbers are wrong."""
-        done, shape = self.done, self._array.shape[1:]
+        shape = self._array.shape[1:]
         for slots in videos:
             if tuple(slots.shape) != shape or not slots.isfinite().all():
                 raise ValueError(
-                    f"slots of scene {self._scenes[done]} are {tuple(slots.shape)}, expected finite {shape}"
+                    f"slots of scene {self._scenes[self.done]} are {tuple(slots.shape)}, expected finite {shape}"
                 )
-            self._array[done] = slots.numpy()
-            done += 1
+            self._array[self.done] = slots.numpy()
+            self.done += 1
+            if self.done % every == 0:
+                self._mark()
+        self._mark()
+
+    def _mark(self) -> None:
         self._array.flush()
-        write_json(self._folder / META, {"identity": self._identity, "scenes": self._scenes, "done": done})
-        self.done = done
+        write_json(self._folder / META, {"identity": self._identity, "scenes": self._scenes, "done": self.done})
