@@ -54,8 +54,8 @@ class Report:
         return entries
 
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Add or replace a measurement, with where it comes from, and write the file."""
-        measured = as_json({**entry, "provenance": provenance()})
+        """Add or replace a measurement, with where it comes from unless it tells that, and write the file."""
+        measured = as_json({"provenance": provenance(), **entry})
         write_json(self.path, {"config": self._config, self._key: {**self.entries, name: measured}})
 
     @property

@@ -141,6 +141,12 @@ def test_equal_seconds_take_paces_measured_side_by_side(
     assert [entry["samples"] for entry in entries.values()] == [4 * TRAINER.batch, 6 * TRAINER.batch]
     systems.run(replace(config, seconds_of=None))
     systems.run(config)
+    copied = replace(config, systems=("c-jepa-1",), seconds_of="c-jepa-1", runs=tmp_path / "nowhere")
+    (tmp_path / "benchmark_systems_seconds.json").unlink()
+    systems.run(copied)
+    (own,) = json.loads((tmp_path / "benchmark_systems_seconds.json").read_text())["systems"].values()
+    assert own == json.loads((tmp_path / "benchmark_systems.json").read_text())["systems"]["c-jepa-1, seed 0"]
+    systems.run(config)
     page = (tmp_path / "systems.md").read_text()
     assert page.index("## Equal samples") < page.index("| c-jepa-1 | 0 |") < page.index("## Equal seconds")
     assert page.count("| 88.67 |") == 2 and page.count("| ocvp | 0 |") == 2
