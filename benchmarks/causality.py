@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.causality_page import PAGE, contrasts, draw, references, systems_table, trainings_table
+from benchmarks.causality_page import (
+    PAGE,
+    contrasts,
+    draw,
+    influence_section,
+    references,
+    systems_table,
+    trainings_table,
+)
 from benchmarks.report import (
     Report,
     in_own_folder,
@@ -201,6 +209,7 @@ def run(config: CausalityBenchmark) -> None:
         trainings=markdown_table(*trainings_table(entries)),
         references=references(entries[0]),
         figure=figure.name,
+        influence=influence_section(entries, config.page.with_name(f"{config.page.stem}_attention.png")),
     )
     draw(entries, figure)
     write_page(config.page, text)
@@ -225,6 +234,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in predictor.parameters()),
         "samples": config.trainer.steps * config.trainer.batch,
         "training_seconds": training.seconds,
+        "precision": training.config.precision,
         "removal": removal,
         **evaluate_interventions(config.evaluation(weights, removal)),
         "aloe": answers,

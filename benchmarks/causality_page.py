@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from benchmarks.systems import UNMASKED_SYSTEM
 from cjepa_agent.evaluation.results import interval_text, paired_difference, points_text
 from envs.clevrer.questions.files import TYPES
 
-INFLUENCE_COLUMNS = {"AUROC of shift": "shift", "of parting": "parting", "of attention": "attention, mean"}
+INFLUENCE_SCORES = {"shift": "shift", "parting": "parting", "attention": "attention, mean"}
+INFLUENCE_MEASURES = {"AUROC": "AUROC", "average_precision": "AP"}
+HEAD = re.compile(r"attention, layer (\d+), head \d+")
 PAIRS = (
     ("factual", "predicted"),
     ("after_removal", "downstream"),
@@ -75,17 +79,31 @@ In the same scenes {references}
 Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dashed,
 downstream; dotted, with nothing removed; grey, the true factual course as answer to the removal.
 
-Each training:
+{influence}## Each training
 
 {trainings}
+"""
+
+INFLUENCE = """## Who depends on whom
+
+Of all pairs of an object and another that is removed, a share of {influenced:.3f} is truly influenced. Three scores
+should tell which: by how much a removal moves the other object in the prediction (*shift*), when the predictions with
+and without it part in the observed video (*parting*), and how much the other object attends to it (sum over key times,
+mean over layers, heads and query times). Area under the ROC curve, chance is 0.5, and average precision (AP), chance is
+that share; means over training seeds, over the same scenes as above:
+
+{table}
+
+![What attention tells, by layer and head]({picture})
+
+Above: area under the ROC curve of the attention of each head, a dot per head and training seed; the line is the mean
+over heads, the dashed line is chance.
+
 """
 
 
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells for people, a line per system."""
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        by_name.setdefault(entry["system"], []).append(entry)
     asked = _asked(entries)
     header = ["system", "training seeds", "error, nothing removed", "of influenced", "downstream", "F1 of pairs"]
     header += [
@@ -95,7 +113,38 @@ def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
         "counterfactual downstream, %",
     ]
     header += [*(f"{kind} by ALOE, %" for kind in _by_aloe(entries[0])), "AUROC of attention", "published"]
-    return header, [_means(name, own, asked) for name, own in by_name.items()]
+    return header, [_means(name, own, asked) for name, own in _by_system(entries).items()]
+
+
+def _by_system(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_name.setdefault(entry["system"], []).append(entry)
+    return by_name
+
+
+def influence_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people, a line per system: what tells true influence, and how well."""
+    header = ["system", "training seeds"]
+    header += [f"{measure} of {name}" for name in INFLUENCE_SCORES for measure in INFLUENCE_MEASURES.values()]
+    paths = [("influence", score, measure) for score in INFLUENCE_SCORES.values() for measure in INFLUENCE_MEASURES]
+    lines = [
+        [system, str(len(own)), *_rounded([_mean(own, *path) for path in paths], 3)]
+        for system, own in _by_system(entries).items()
+    ]
+    return header, lines
+
+
+def influence_section(entries: Sequence[Mapping[str, Any]], picture: Path) -> str:
+    """What tells true influence, and its picture beside the page; empty where no pair or every pair is influenced."""
+    if not all(entry["influence"] for entry in entries):
+        return ""
+    draw_attention(entries, picture)
+    return INFLUENCE.format(
+        influenced=entries[0]["influence"]["influenced"],
+        table=markdown_table(*influence_table(entries)),
+        picture=picture.name,
+    )
 
 
 def _asked(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -103,17 +152,13 @@ def _asked(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _means(name: str, entries: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[str]:
-    def mean(*path: str) -> float | None:
-        found = [_at(entry, path) for entry in entries]
-        return None if None in found else float(np.mean(found))
-
     errors = [
-        mean("position_error_radii", group, source, "mean")
+        _mean(entries, "position_error_radii", group, source, "mean")
         for group, source in (("factual", "predicted"), ("influenced", "predicted"), ("influenced", "downstream"))
     ]
-    pairs = [mean("collision_pairs", when, source, "F1") for when, source in PAIRS]
-    right = [mean("questions", kind, "predicted", "mean") for kind in asked]
-    right.append(mean("questions", "counterfactual", "downstream", "mean"))
+    pairs = [_mean(entries, "collision_pairs", when, source, "F1") for when, source in PAIRS]
+    right = [_mean(entries, "questions", kind, "predicted", "mean") for kind in asked]
+    right.append(_mean(entries, "questions", "counterfactual", "downstream", "mean"))
     by_aloe = [100 * float(np.mean([_by_aloe(e)[kind] for e in entries])) for kind in _by_aloe(entries[0])]
     return [
         name,
@@ -121,9 +166,15 @@ def _means(name: str, entries: Sequence[Mapping[str, Any]], asked: Sequence[str]
         *_rounded(errors, 2),
         *_rounded(pairs, 3),
         *_rounded([*right, *by_aloe], 1),
-        *_rounded([mean("influence", "attention, mean", "AUROC")], 3),
+        *_rounded([_mean(entries, "influence", "attention, mean", "AUROC")], 3),
         " / ".join(f"{share:.2f}" for share in PUBLISHED.get(name, ())),
     ]
+
+
+def _mean(entries: Sequence[Mapping[str, Any]], *path: str) -> float | None:
+    """Over trainings, of what lies at a path of keys; None where one of them has nothing there."""
+    found = [_at(entry, path) for entry in entries]
+    return None if None in found else float(np.mean(found))
 
 
 def _at(entry: Mapping[str, Any], path: Sequence[str]) -> Any:
@@ -165,8 +216,8 @@ def _cells(entry: Mapping[str, Any]) -> dict[str, str]:
         },
         **{f"{kind} by ALOE, %": f"{100 * share:.1f}" for kind, share in _by_aloe(entry).items()},
         **{
-            column: f"{influence[score]['AUROC']:.3f}" if score in influence else ""
-            for column, score in INFLUENCE_COLUMNS.items()
+            f"AUROC of {name}": f"{influence[score]['AUROC']:.3f}" if score in influence else ""
+            for name, score in INFLUENCE_SCORES.items()
         },
     }
 
@@ -234,16 +285,13 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        by_name.setdefault(entry["system"], []).append(entry["position_error_by_frame"])
 
     def course(own: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
         rows = np.array([errors[name] for errors in own], float)  # frames without an object are NaN
         return np.ma.masked_invalid(rows).mean(axis=0).filled(np.nan)  # type: ignore[no-any-return]
 
-    for number, (name, own) in enumerate(by_name.items()):
-        colour = f"C{number}"
+    for number, (name, trainings) in enumerate(_by_system(entries).items()):
+        own, colour = [entry["position_error_by_frame"] for entry in trainings], f"C{number}"
         axes.plot(course(own, "influenced, predicted"), color=colour, label=name)
         axes.plot(course(own, "influenced, downstream"), "--", color=colour)
         axes.plot(course(own, "factual, predicted"), ":", color=colour)
@@ -253,3 +301,38 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.grid(True, alpha=0.3)
     axes.legend()
     write_figure(path, figure)
+
+
+def draw_attention(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """How well each head's attention tells true influence, a panel per system that tells what it attends to."""
+    from matplotlib.figure import Figure
+
+    panels = {name: dots for name, own in _by_system(entries).items() if (dots := _heads(own)).size}
+    columns = min(5, max(1, len(panels)))
+    rows = math.ceil(max(1, len(panels)) / columns)
+    figure = Figure(figsize=(1 + 1.8 * columns, 0.6 + 2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for (name, (layers, scores)), panel in zip(panels.items(), axes, strict=False):
+        depth = np.unique(layers)
+        panel.axhline(0.5, color="0.6", linestyle="--", linewidth=0.8)
+        panel.plot(depth, [scores[layers == layer].mean() for layer in depth], color="C0", linewidth=0.8)
+        panel.plot(layers, scores, "o", color="C0", markersize=3, alpha=0.5)
+        panel.set_title(name, fontsize=9)
+        panel.set_xticks(depth)
+    for panel in axes[len(panels) :]:
+        panel.set_visible(False)
+    figure.supxlabel("layer", fontsize=9)
+    figure.supylabel("AUROC", fontsize=9)
+    write_figure(path, figure)
+
+
+def _heads(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Layer and area under the ROC curve (2, M) of each head of each training."""
+    return np.array(
+        [
+            (int(found[1]), score["AUROC"])
+            for entry in entries
+            for name, score in entry["influence"].items()
+            if (found := HEAD.fullmatch(name))
+        ]
+    ).T

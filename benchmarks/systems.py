@@ -77,7 +77,8 @@ intervals; they do not cover the training's randomness. The rollout error is tha
 share of the error of copying the first frame (for `dino-wm` that of patch tokens, which is not comparable). Parameters
 are those of the predictor; tokens are those of one frame, and their width is the encoder's. Seconds are wall-clock time
 on a machine that may have had other work, so that those of one row tell little beside those of another; how many steps
-are equal seconds is measured side by side (`benchmark_systems_paces.json`). The last column is C-JEPA's paper
+are equal seconds is measured side by side (`benchmark_systems_paces.json`). The JSON file tells each row's machine and
+precision: bfloat16 where the processor computes in it, else float32 (`trainer.precision=auto`). The last column is C-JEPA's paper
 (arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`. Rule
 `moderate` has the predicate and the pairs of `released`.
 
@@ -449,6 +450,7 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
         "token_width": model.config.encoder.slot_dim,
         "samples": settings.trainer.steps * settings.trainer.batch,
         "training_seconds": training.seconds,
+        "precision": training.config.precision,
         "rollout": rollout,
         "rows": [row.summary() for row in rows],
         "solved": {row.rule: [outcome.success for outcome in row.outcomes] for row in rows},

@@ -129,7 +129,7 @@ class RandomLatents:
 
 def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.device, seed: int) -> dict[str, Any]:
     """Seconds per window of a training step with one frame of history, and with as many as the predictor has."""
-    trainer = TrainerConfig(batch=batch, accelerator=device.type, seed=seed)
+    trainer = TrainerConfig(batch=batch, accelerator=device.type, seed=seed).resolved()
     with TemporaryDirectory() as folder:
         stages = {
             name: RandomLatents(config, batch, frames, device, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +83,7 @@ def make_run(config: TrainConfig) -> Run:
         "predictor": _predictor_stage,
         "vqa": _vqa_stage,
     }
+    config = replace(config, trainer=config.trainer.resolved())
     return Run(stages[config.stage](config), config.trainer, config.out, settings_record(config))
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -335,7 +336,7 @@ class TestStudy:
         assert (tmp_path / "causality.png").read_bytes().startswith(b"\x89PNG") and "(causality.png)" in page
         assert "| c-jepa-2-token | counterfactual | downstream | 1 |" in page and "| oc-jepa | 0 |" in page
         assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
-        (line,) = [line for line in page.splitlines() if line.startswith("| c-jepa-2-token | 1 |")]
+        line, *_ = [line for line in page.splitlines() if line.startswith("| c-jepa-2-token | 1 |")]
         assert line.endswith(" | 80.80 / 65.82 |")
         asked = Dataset(data).questions("validation").scenes[0]["questions"]
         for entry in entries.values():
@@ -365,6 +366,21 @@ class TestStudy:
         text = causality_page.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
         assert "| c-jepa-3 | counterfactual | downstream | 1 | +50.0 (+0.0 to +100.0) |" in text
         assert causality_page.contrasts([entry("c-jepa-3", [1])], 0) == ""
+
+    def test_influence_is_told_by_system_and_by_head(self, tmp_path: Path) -> None:
+        def entry(system: str, seed: int, area: float, heads: dict[str, float]) -> dict[str, object]:
+            scores = {"shift": area, "parting": 0.9, **heads}
+            told = {name: {"AUROC": value, "average_precision": value / 2} for name, value in scores.items()}
+            return {"system": system, "training_seed": seed, "influence": {"influenced": 0.25, **told}}
+
+        heads = {"attention, mean": 0.6, "attention, layer 0, head 0": 0.7, "attention, layer 1, head 0": 0.4}
+        entries = [entry("oc-jepa", 0, 0.7, heads), entry("oc-jepa", 1, 0.8, heads), entry("oc-dino-wm", 0, 0.6, {})]
+        text = causality_page.influence_section(entries, tmp_path / "heads.png")
+        assert "| oc-jepa | 2 | 0.750 | 0.375 | 0.900 | 0.450 | 0.600 | 0.300 |" in text and "share of 0.250" in text
+        assert "| oc-dino-wm | 1 | 0.600 | 0.300 | 0.900 | 0.450 |  |  |" in text and "(heads.png)" in text
+        assert plt.imread(tmp_path / "heads.png").std() > 0
+        causality_page.influence_section(entries[2:], tmp_path / "nothing.png")  # none tells what it attends to
+        assert causality_page.influence_section([{**entries[0], "influence": {}}], tmp_path / "none.png") == ""
 
     @pytest.mark.parametrize("bad", ["object", "c-jepa-2-block", "c-jepa-0-token", "dino-wm"])
     def test_unknown_systems_are_refused(self, bad: str) -> None:

@@ -99,3 +99,20 @@ class Infinite(Line):
 def test_other_precisions_stop_at_infinite_gradients(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="non-finite"):
         Run(Infinite(), CONFIG, tmp_path).fit()
+
+
+def test_auto_precision_is_what_the_device_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrainerConfig().precision == "auto"
+
+    def resolved(accelerator: str = "auto", precision: str = "auto") -> str:
+        return TrainerConfig(accelerator=accelerator, precision=precision).resolved().precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has, expected in (({"avx2": True, "amx_bf16": False}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert resolved() == resolved("cpu") == expected and resolved(precision="16-mixed") == "16-mixed"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert resolved("cpu") == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert resolved() == resolved("cuda") == "bf16-mixed" and resolved("cpu") == "32-true"

@@ -8,7 +8,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -23,8 +23,9 @@ from cjepa_agent.files import as_json
 from envs.files import atomic
 
 # Settings that a resumed run may change: where it writes, for how long it trains, what it logs and on what it runs.
-RESUMABLE = {"out", "trainer.steps", "trainer.accelerator"}
+RESUMABLE = {"out", "trainer.steps", "trainer.accelerator", "trainer.precision"}
 RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # capabilities of processors, the last of ARM's
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class TrainerConfig:
         weight_decay: decoupled.
         clip: largest gradient norm, per optimiser.
         ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
-        precision: Fabric precision, e.g. ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        precision: Fabric precision, e.g. ``32-true``, ``bf16-mixed``, ``16-mixed``; ``auto`` for ``bf16-mixed`` where
+            the device has arithmetic in bfloat16, which a processor without it emulates ten times slower than
+            ``32-true``, and ``32-true`` elsewhere.
         accelerator: Fabric accelerator, ``auto``, ``cpu`` or ``cuda``.
         seed: of weights, batches and masks.
         log_every: steps between log rows.
@@ -64,7 +67,7 @@ class TrainerConfig:
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.999
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     accelerator: str = "auto"
     seed: int = 0
     log_every: int = 100
@@ -90,6 +93,22 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.optimizer=muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw"
             )
+
+    def resolved(self) -> TrainerConfig:
+        """The same with what ``precision=auto`` means on this machine."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16-mixed" if has_bfloat16(self.accelerator) else "32-true")
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether the device that Fabric takes for ``accelerator`` computes in bfloat16 itself."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported
+    if not hasattr(torch.cpu, "get_capabilities"):  # older releases of PyTorch do not tell
+        return False
+    return any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16)
 
 
 class Stage(Protocol):
