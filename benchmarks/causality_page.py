@@ -64,7 +64,8 @@ counterfactual questions that read no predicted frame.
 
 C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
 frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict one frame per call; the first two
-learn from rollouts, as published, OC-DINO-WM from true frames before each.
+also learn from rollouts of 16 frames, as published but of a quarter of the windows, OC-DINO-WM from true frames before
+each.
 
 By system, means over training seeds:
 

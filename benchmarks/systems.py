@@ -51,6 +51,7 @@ UNMASKED = MaskConfig(count=0)
 WEIGHTED_HISTORY = 0.1
 IMAGE_WEIGHT = 4.0  # published for SlotFormer and OCVP is 1, of colours in -1..1, not 0..1
 SYSTEMS = ("oc-jepa", "c-jepa-1", "c-jepa-2", "oc-dino-wm", "slotformer", "ocvp", "dino-wm")
+ROLLED_WINDOWS = 8  # per step; those of all 32 would take as long as 15 of C-JEPA's steps
 PACE_STEPS = 24  # steps, from all parts of a training, that its pace is measured by
 # Success on Push-T in %, arXiv 2602.11389: table 3, table A5 (a quarter and half of 4 objects hidden) and figure 3.
 PUBLISHED = {
@@ -78,9 +79,9 @@ share of the error of copying the first frame (for `dino-wm` that of patch token
 are those of the predictor; tokens are those of one frame, and their width is the encoder's. Seconds are wall-clock time
 on a machine that may have had other work, so that those of one row tell little beside those of another; how many steps
 are equal seconds is measured side by side (`benchmark_systems_paces.json`). The JSON file tells each row's machine and
-precision: bfloat16 where the processor computes in it, else float32 (`trainer.precision=auto`). The last column is C-JEPA's paper
-(arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule `released`. Rule
-`moderate` has the predicate and the pairs of `released`.
+precision: bfloat16 where the processor computes in it, else float32 (`trainer.precision=auto`). The last column is
+C-JEPA's paper (arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule
+`released`. Rule `moderate` has the predicate and the pairs of `released`.
 
 {sections}
 """
@@ -110,7 +111,7 @@ class System:
         tokens: what it predicts: ``slots``, ``patches``, or ``register_patches`` of a backbone with register tokens.
         ctt: terms of the attention graph beside C-JEPA's loss.
         images: whether predictions are also compared as images, with the published weight.
-        rollouts: whether it learns from rollouts from its first step on.
+        rollouts: whether it learns from rollouts of some windows from its first step on.
         patches: whether it predicts patch tokens in place of slots.
     """
 
@@ -130,7 +131,7 @@ class System:
         """Its training, with data, schedule and whatever else all systems share from ``settings``."""
         dynamics = replace(settings.dynamics, image_weight=IMAGE_WEIGHT) if self.images else settings.dynamics
         if self.rollouts:
-            dynamics = replace(dynamics, rollout_from=0.0)
+            dynamics = replace(dynamics, rollout_from=0.0, rollout_batch=ROLLED_WINDOWS)
         return replace(settings, predictor=self.predictor, mask=self.mask, ctt=self.ctt, dynamics=dynamics)
 
 
