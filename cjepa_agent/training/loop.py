@@ -148,8 +148,13 @@ def make_optimizers(stage: Stage, config: TrainerConfig) -> list[torch.optim.Opt
         raise ValueError("this stage has no hidden matrices for trainer.optimizer=muon; use adamw")
     chosen = {id(matrix) for matrix in matrices}
     others = [p for p in trained if id(p) not in chosen]
+    muon = torch.optim.Muon
+    if not has_bfloat16(config.accelerator):
+        from cjepa_agent.training.muon import Float32Muon  # PyTorch before 2.9 does not have what it derives from
+
+        muon = Float32Muon
     return [
-        torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=config.lr, weight_decay=config.weight_decay),
     ]
 
