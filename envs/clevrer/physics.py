@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -135,15 +136,16 @@ class _Body:
         """Slide on from where the body is at ``step``, with a new velocity."""
         count = len(self.x) - step
         speed = math.sqrt(vx * vx + vy * vy)
-        speeds = _slow_down(speed, count)
+        speeds, travelled = _slow_down(speed, len(self.x))
         ux, uy = (vx / speed, vy / speed) if speed > 0 else (0.0, 0.0)
-        self.vx[step:], self.vy[step:] = ux * speeds, uy * speeds
+        self.vx[step:], self.vy[step:] = ux * speeds[:count], uy * speeds[:count]
         self.vx[step], self.vy[step] = vx, vy  # exactly, so that the first frame is enough to start again
-        self.spin[step:] = math.copysign(1, spin) * np.maximum(abs(spin) - SPIN_DECAY * DT * np.arange(count), 0)
-        travelled = DT * np.cumsum(speeds[1:])
-        self.x[step + 1 :] = self.x[step] + ux * travelled
-        self.y[step + 1 :] = self.y[step] + uy * travelled
-        self.angle[step + 1 :] = self.angle[step] + DT * np.cumsum(self.spin[step + 1 :])
+        self.x[step + 1 :] = self.x[step] + ux * travelled[: count - 1]
+        self.y[step + 1 :] = self.y[step] + uy * travelled[: count - 1]
+        self.spin[step:], self.angle[step + 1 :] = spin, self.angle[step]
+        if spin:
+            self.spin[step:] = math.copysign(1, spin) * np.maximum(abs(spin) - SPIN_DECAY * DT * np.arange(count), 0)
+            self.angle[step + 1 :] += DT * np.cumsum(self.spin[step + 1 :])
 
     def pose(self, steps: int | NDArray[np.intp]) -> Pose:
         return Pose(self.cube, self.x[steps], self.y[steps], self.angle[steps])
@@ -171,15 +173,18 @@ class _Body:
         )
 
 
-def _slow_down(speed: float, count: int) -> NDArray[np.float64]:
-    """Speeds (count,) of a free object, starting with ``speed``."""
-    speeds = np.zeros(count)
-    for step in range(count):
+@lru_cache(maxsize=1024)  # without one of its objects, most of a scene goes on as it did
+def _slow_down(speed: float, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Speeds (count,) of a free object, starting with ``speed``, and distances (count - 1,) covered from step 1 on."""
+    free: list[float] = []
+    for _ in range(count):
         if speed <= 0:
             break
-        speeds[step] = speed
+        free.append(speed)
         speed -= DT * (FRICTION * GRAVITY + DRAG * speed * speed)
-    return speeds
+    speeds = np.zeros(count)
+    speeds[: len(free)] = free
+    return speeds, DT * np.cumsum(speeds[1:])
 
 
 def speed_before(speed: float, steps: int) -> tuple[float, float]:
