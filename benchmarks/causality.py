@@ -19,12 +19,13 @@ from benchmarks.causality_page import (
 )
 from benchmarks.report import (
     Report,
+    digest,
     in_own_folder,
     markdown_table,
     require_trainings,
     write_page,
 )
-from benchmarks.systems import UNMASKED_SYSTEM, system
+from benchmarks.systems import UNMASKED_SYSTEM, check_slots, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import Predictor
@@ -166,13 +167,14 @@ class CausalityBenchmark:
         )
         return in_own_folder(system(name, self.predictor).of(settings), f"{name}-{seed}")
 
-    def answering(self, predictor: Path, seed: int) -> TrainConfig:
-        """How ALOE is trained on the videos of the predictor that was trained in a folder."""
+    def answering(self, predictor: Path, seed: int, removal: Removal) -> TrainConfig:
+        """How ALOE is trained on the videos of a predictor; its folder has a name that only these settings have."""
+        learned = (removal, self.downstream, self.aloe, self.vqa, self.aloe_init, self.aloe_trainer)
         return TrainConfig(
             stage="vqa",
             data=self.data,
             slots=predictor / CONTINUED,
-            out=predictor / f"aloe-{seed}",
+            out=predictor / f"aloe-{seed}-{digest(learned)}",
             init=self.aloe_init,
             aloe=self.aloe,
             vqa=replace(self.vqa, intervened=predictor / INTERVENED),
@@ -180,8 +182,12 @@ class CausalityBenchmark:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that results depend on; those of one file must share them."""
-        values = asdict(self)
+        """The settings that results depend on, and what the slots are of; those of one file must share them.
+
+        Raises:
+            FileNotFoundError: there are no slots.
+        """
+        values = asdict(self) | {"slots": VideoSlots(self.slots).identity}
         of_aloe = () if self.aloe_seeds else ("aloe", "vqa", "aloe_init", "aloe_trainer", "downstream")
         for name in ("systems", "training_seeds", "runs", "out", "page", *of_aloe):
             del values[name]
@@ -193,6 +199,7 @@ def run(config: CausalityBenchmark) -> None:
     encoder = SlotAutoencoder.load(config.slots)
     for name in config.systems:  # before hours of training
         require_removal(encoder.encoder, config.built(name), config.removal_of(name))
+        check_slots(name, system(name, config.predictor), config.slots)
     report = Report(config.out / "benchmark_causality.json", config.identity(), "predictors")
     report.fill(config.systems, config.training_seeds, partial(measure, config))
     entries = report.trainings(SYSTEMS)
@@ -225,7 +232,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     predictor, removal = Checkpoint.from_pretrained(weights).model.predictor, config.removal_of(name)
     if config.aloe_seeds:
         roll_out(config, settings.out, removal)
-    answers = [answered(config, settings.out, seed) for seed in config.aloe_seeds]
+    answers = [answered(config, settings.out, seed, removal) for seed in config.aloe_seeds]
     for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
         shutil.rmtree(settings.out / videos, ignore_errors=True)
     return {
@@ -234,7 +241,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in predictor.parameters()),
         "samples": config.trainer.steps * config.trainer.batch,
         "training_seconds": training.seconds,
-        "precision": training.config.precision,
+        "training": training.record,
         "removal": removal,
         **evaluate_interventions(config.evaluation(weights, removal)),
         "aloe": answers,
@@ -255,9 +262,9 @@ def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal) -> N
     rollout(replace(without, downstream=config.downstream))
 
 
-def answered(config: CausalityBenchmark, predictor: Path, seed: int) -> dict[str, list[int]]:
+def answered(config: CausalityBenchmark, predictor: Path, seed: int, removal: Removal) -> dict[str, list[int]]:
     """For each type of question whether each is answered right by ALOE, trained on a predictor's videos."""
-    settings = config.answering(predictor, seed)
+    settings = config.answering(predictor, seed, removal)
     make_run(settings).fit()
     data, slots = Dataset(config.data), VideoSlots(settings.slots)
     intervened = Intervened(predictor / INTERVENED, data, slots)

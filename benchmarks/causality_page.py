@@ -62,10 +62,10 @@ trained, too (`aloe_seeds`), it read counterfactual questions from the video pre
 and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and
 counterfactual questions that read no predicted frame.
 
-C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which the paper's does not, and learns 10
-frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict one frame per call; the first two
-also learn from rollouts of 16 frames, as published but of a quarter of the windows, OC-DINO-WM from true frames before
-each.
+With `predictor=clevrer`, the default, C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which
+the paper's does not, and learns 10 frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict
+one frame per call; the first two also learn from rollouts of 16 frames, as published but of a quarter of the windows,
+OC-DINO-WM from true frames before each.
 
 By system, means over training seeds:
 

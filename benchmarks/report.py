@@ -102,8 +102,12 @@ def require_trainings(field: str, names: Sequence[str], seeds: Sequence[int]) ->
 def in_own_folder(settings: TrainConfig, name: str) -> TrainConfig:
     """A training of a predictor whose folder, within ``settings.out``, has a name that only these settings have."""
     values = {key: value for key, value in asdict(settings).items() if key not in OTHER_STAGES}
-    digest = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:12]
-    return replace(settings, out=settings.out / f"{name}-{digest}")
+    return replace(settings, out=settings.out / f"{name}-{digest(values)}")
+
+
+def digest(settings: Any) -> str:
+    """Twelve hexadecimal digits that no other settings have."""
+    return hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
 
 
 def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -29,6 +29,7 @@ from cjepa_agent.encoder import CONFIG
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
 from cjepa_agent.evaluation.planning import PlanningEvaluation
 from cjepa_agent.evaluation.results import paired_difference, plain_table, points_text
+from cjepa_agent.files import read_json
 from cjepa_agent.masking import MaskConfig, MaskKind
 from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.ocvp import OCVPConfig
@@ -72,16 +73,17 @@ PAGE = """# C-JEPA beside other predictors of slots
 Written by `python -m benchmarks.systems`. Each system was trained on the same slots, with the same optimiser and
 schedule, and planned the same {episodes} {split} pairs per rule with the same search. `dino-wm` predicts patch tokens
 of the same frames in place of slots, by default of a small encoder trained on these frames (DINO-WM's are 196 x 384, of
-DINOv2); it knows no block, so that all patches and proprioception are its goal. All predict the change from the last
-frame (`predictor.residual`), which SlotFormer and DINO-WM as published do not. Success is in percent with Wilson 95 %
-intervals; they do not cover the training's randomness. The rollout error is that of slots on validation episodes as a
-share of the error of copying the first frame (for `dino-wm` that of patch tokens, which is not comparable). Parameters
-are those of the predictor; tokens are those of one frame, and their width is the encoder's. Seconds are wall-clock time
-on a machine that may have had other work, so that those of one row tell little beside those of another; how many steps
-are equal seconds is measured side by side (`benchmark_systems_paces.json`). The JSON file tells each row's machine and
-precision: bfloat16 where the processor computes in it, else float32 (`trainer.precision=auto`). The last column is
-C-JEPA's paper (arXiv 2602.11389): other data, encoders and training, 3 x 50 of the training episodes as pairs, rule
-`released`. Rule `moderate` has the predicate and the pairs of `released`.
+DINOv2); it knows no block, so that all patches and proprioception are its goal. By default all predict the change from
+the last frame (`predictor.residual`), which SlotFormer and DINO-WM as published do not. Success is in percent with
+Wilson 95 % intervals; they do not cover the training's randomness. The rollout error is that of slots on validation
+episodes as a share of the error of copying the first frame (for `dino-wm` that of patch tokens, which is not
+comparable). Parameters are those of the predictor; tokens are those of one frame, and their width is the encoder's.
+Seconds are wall-clock time on a machine that may have had other work, so that those of one row tell little beside those
+of another; how many steps are equal seconds is measured side by side (`benchmark_systems_paces.json`). The JSON file
+tells what machine each row was trained on and in which precision: bfloat16 where the processor computes in it, else
+float32 (`trainer.precision=auto`). The last column is C-JEPA's paper (arXiv 2602.11389): other data, encoders and
+training, 3 x 50 of the training episodes as pairs, rule `released`. Rule `moderate` has the predicate and the pairs of
+`released`.
 
 {sections}
 """
@@ -200,7 +202,9 @@ class SystemsBenchmark:
         patches, register_patches: folders of extracted patch tokens, for ``dino-wm`` and ``dino-wm-reg``.
         runs: folder for training runs; each has a folder of its own there.
         predictor: C-JEPA's architecture, whose sizes all have; of OCVP's pairs of blocks there are half as many.
-        dynamics: what predictors are trained on; ``image_weight`` is replaced for systems that end in ``-image``.
+        dynamics: what predictors are trained on; ``image_weight`` is replaced for systems that end in ``-image``, and
+            ``rollout_from`` and ``rollout_batch`` for ``slotformer`` and ``ocvp`` where C-JEPA predicts several frames
+            at once.
         trainer: optimisation; its seed is replaced by ``training_seeds``.
         planner: how all plan.
         objectives: what plans are judged by; those of ``dino-wm`` by the preset ``all``, for it knows no block.
@@ -308,19 +312,25 @@ class SystemsBenchmark:
         return Report(self.out / "benchmark_systems_paces.json", self.identity(), "paces")
 
     def identity(self) -> dict[str, Any]:
-        """The settings that results depend on; those of one file must share them."""
-        values = asdict(self)
-        for name in ("systems", "training_seeds", "runs", "batch", "manifests", "out", "page"):
+        """The settings that results depend on, and what the slots are of; those of one file must share them.
+
+        Raises:
+            FileNotFoundError: there are no slots.
+        """
+        values = asdict(self) | {"slots": read_json(self.slots / "slots.json")}
+        for name in ("systems", "training_seeds", "runs", "batch", "out", "page"):
             del values[name]
         return values
 
 
 def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
-    report = config.report()
+    for name in config.systems:
+        chosen = system(name, config.predictor)
+        check_slots(name, chosen, config.tokens(chosen))
+    report, equal = config.report(), replace(config, seconds_of=None)
+    equal_samples = equal.report()  # its settings are compared now, not after the trainings
     missing = dict.fromkeys(name for name, _ in report.missing(config.systems, config.training_seeds))
-    for name in missing:
-        check_slots(config, name)
     if config.seconds_of:
         paces = config.paces()
         for name in missing.keys() - paces.entries.keys() - {config.seconds_of}:
@@ -328,8 +338,7 @@ def run(config: SystemsBenchmark) -> None:
     report.fill(config.systems, config.training_seeds, partial(measure, config))
     header, cells = table(report.trainings(SYSTEMS))
     sections = [section(config)]
-    equal = replace(config, seconds_of=None)
-    if config.seconds_of and equal.report().entries:
+    if config.seconds_of and equal_samples.entries:
         sections.insert(0, section(equal))
     page = PAGE.format(episodes=config.episodes, split=config.split, sections="\n\n".join(sections))
     write_page(config.page, page)
@@ -391,15 +400,15 @@ def draw(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_figure(path, figure)
 
 
-def check_slots(config: SystemsBenchmark, name: str) -> None:
-    """Find out before hours of training whether there is what a system is trained on.
+def check_slots(name: str, chosen: System, folder: Path) -> None:
+    """Find out before hours of training whether a folder holds what a system is trained on.
 
     Raises:
         FileNotFoundError: there are no slots, or no patch tokens.
-        ValueError: there are slots for patch tokens, or the other way round, or of an encoder that draws no frames.
+        ValueError: there are slots for patch tokens, or the other way round, or of an encoder that draws no frames, or
+            fewer than the mask hides.
     """
-    chosen = system(name, config.predictor)
-    folder, patches = config.tokens(chosen), chosen.patches
+    patches = chosen.patches
     kind = "patches" if patches else "slots"
     encoder = "dinov2_reg" if chosen.tokens == "register_patches" else kind
     advice = f"train stage=encoder encoder={encoder}, then extract with that encoder= and out={folder}"
@@ -408,6 +417,10 @@ def check_slots(config: SystemsBenchmark, name: str) -> None:
     autoencoder = SlotAutoencoder.load(folder)
     if isinstance(autoencoder.config, PatchTokenConfig) != patches:
         raise ValueError(f"{name} needs {kind}, but {folder} holds others; {advice}")
+    if chosen.mask.count > autoencoder.config.n_slots:
+        raise ValueError(
+            f"{name} hides {chosen.mask.count} objects, but {folder} holds {autoencoder.config.n_slots} slots"
+        )
     if chosen.images:
         drawn_size(autoencoder)
 
@@ -451,7 +464,7 @@ def measure(config: SystemsBenchmark, name: str, seed: int) -> dict[str, Any]:
         "token_width": model.config.encoder.slot_dim,
         "samples": settings.trainer.steps * settings.trainer.batch,
         "training_seconds": training.seconds,
-        "precision": training.config.precision,
+        "training": training.record,
         "rollout": rollout,
         "rows": [row.summary() for row in rows],
         "solved": {row.rule: [outcome.success for outcome in row.outcomes] for row in rows},

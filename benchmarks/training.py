@@ -51,7 +51,7 @@ class TrainingBenchmark:
         out: folder for the JSON file.
 
     Raises:
-        ValueError: a number is below 1, or a system is unknown.
+        ValueError: a number is below 1, or a system is unknown or has more to its loss than a predictor of slots.
     """
 
     systems: tuple[str, ...] = ("oc-dino-wm", "slotformer", "ocvp")
@@ -66,7 +66,9 @@ class TrainingBenchmark:
         if min(self.batch, self.patches_batch, self.repeats) < 1:
             raise ValueError(f"batch, patches_batch and repeats must be at least 1, got {self}")
         for name in self.systems:
-            system(name, PredictorConfig())
+            chosen = system(name, PredictorConfig())
+            if chosen.patches or chosen.ctt.on or chosen.images:
+                raise ValueError(f"systems has {name!r}, which is more than a predictor of slots; this times only that")
 
     def rows(self) -> dict[str, tuple[WorldModelConfig, int]]:
         """Architecture and batch of each row."""

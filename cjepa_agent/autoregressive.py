@@ -35,7 +35,9 @@ class AutoregressivePredictor(Predictor):
         super().__init__(config.history, n_slots)
         self.config = config
         self.embed_token = nn.Linear(slot_dim + proprio_dim + action_dim, config.width)
-        self.head_slot, self.head_proprio = zero_linear(config.width, slot_dim), zero_linear(config.width, proprio_dim)
+        self.head_slot = zero_linear(config.width, slot_dim)
+        # Parameters that nothing is learned with, as of a head without outputs, stop data-parallel training.
+        self.head_proprio = zero_linear(config.width, proprio_dim) if proprio_dim else None
 
     @property
     def frame_tokens(self) -> int:
@@ -57,10 +59,10 @@ class AutoregressivePredictor(Predictor):
         x = self.interact(self.embed_token(torch.cat([history.slots, beside], dim=-1)))
         read = slice(None) if self.causal and hidden is not None else slice(-1, None)
         x = x[:, read]
-        slots, proprio = self.head_slot(x).float(), self.head_proprio(x.mean(2)).float()
-        if not self.config.residual:
-            return Latent(slots, proprio)
-        return Latent(history.slots[:, read] + slots, history.proprio[:, read] + proprio)
+        last = history.select((slice(None), read))
+        slots = self.head_slot(x).float()
+        proprio = self.head_proprio(x.mean(2)).float() if self.head_proprio else torch.zeros_like(last.proprio)
+        return Latent(last.slots + slots, last.proprio + proprio) if self.config.residual else Latent(slots, proprio)
 
     def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings) -> LossTerms:
         """See ``forecast_loss``."""

@@ -18,7 +18,7 @@ from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.slot_data import open_slots
 from cjepa_agent.training.encoder_stage import EncoderStage
-from cjepa_agent.training.loop import Run, Stage, TrainerConfig
+from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
@@ -78,13 +78,16 @@ def train(config: TrainConfig) -> None:
 
 def make_run(config: TrainConfig) -> Run:
     """The run of the stage, as far as it has got."""
-    stages: dict[str, Callable[[TrainConfig], Stage]] = {
+    stages: dict[str, Callable[[TrainConfig], EncoderStage | PredictorStage | VQAStage]] = {
         "encoder": _encoder_stage,
         "predictor": _predictor_stage,
         "vqa": _vqa_stage,
     }
     config = replace(config, trainer=config.trainer.resolved())
-    return Run(stages[config.stage](config), config.trainer, config.out, settings_record(config))
+    stage = stages[config.stage](config)
+    # Paths are kept by their last part alone; what lies there is told apart by what it was made of.
+    inputs = {name: value for name, value in stage.recipe.items() if name != "command"}
+    return Run(stage, config.trainer, config.out, {**settings_record(config), "inputs": inputs})
 
 
 def _encoder_stage(config: TrainConfig) -> EncoderStage:

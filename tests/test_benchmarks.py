@@ -298,3 +298,6 @@ def test_training_steps_are_timed_at_published_sizes(
     assert "8 x 64" in capsys.readouterr().out
     with pytest.raises(ValueError, match="'lstm'"):
         TrainingBenchmark(systems=("lstm",))
+    for name in ("dino-wm", "ctt", "ocvp-image"):
+        with pytest.raises(ValueError, match="more than a predictor of slots"):
+            TrainingBenchmark(systems=(name,))

@@ -230,6 +230,18 @@ def test_new_predictors_with_a_residual_copy_the_last_frame(config: AnyPredictor
 
 
 @by_kind
+def test_without_proprioception_nothing_is_left_unlearned(config: AnyPredictorConfig) -> None:
+    predictor = config.build(S, D, 0, 0)
+    past, actions = history()
+    past, actions = Latent(past.slots, past.proprio[..., :0]), actions[..., :0]
+    predicted = predictor(past, actions, torch.zeros(past.slots.shape[:3], dtype=torch.bool))
+    assert predicted.proprio.shape[-1] == 0 and torch.isfinite(predicted.slots).all()
+    (predicted.slots.sum() + predicted.proprio.sum()).backward()
+    assert all(parameter.numel() for parameter in predictor.parameters())
+    assert {name for name, parameter in predictor.named_parameters() if parameter.grad is None} <= {"mask_slot"}
+
+
+@by_kind
 def test_refuses_what_does_not_fit(config: AnyPredictorConfig) -> None:
     predictor, (past, actions) = build(config), history()
     with pytest.raises(ValueError, match="need 4 action blocks, got 3"):

@@ -351,8 +351,31 @@ class TestStudy:
         with pytest.raises(ValueError, match="give another out"):
             causality.run(replace(config, removal="empty"))
 
-    def test_settings_of_an_aloe_that_is_not_trained_do_not_part_results(self) -> None:
-        config = CausalityBenchmark()
+    def test_masks_and_losses_that_slots_do_not_allow_are_refused_before_training(
+        self, data: Path, slots: Path, tmp_path: Path
+    ) -> None:
+        config = CausalityBenchmark(data=data, slots=slots, runs=tmp_path / "runs", out=tmp_path)
+        for name, message in (("c-jepa-9", "hides 9 objects, but .* holds 7 slots"), ("ocvp-image", "learned to draw")):
+            with pytest.raises(ValueError, match=message):
+                causality.run(replace(config, systems=("oc-jepa", name)))
+        assert not (tmp_path / "runs").exists()
+
+    def test_an_aloe_is_found_by_what_it_learned_from_alone(self, tmp_path: Path) -> None:
+        config = CausalityBenchmark(aloe_seeds=(0,))
+        others = [
+            config.answering(tmp_path, 1, "drop"),
+            config.answering(tmp_path, 0, "mask"),
+            *(replace(config, **change).answering(tmp_path, 0, "drop") for change in (
+                {"downstream": False}, {"aloe_init": "clevrer-aloe"}, {"aloe_trainer": TINY},
+                {"vqa": VQATrainingConfig(limit=1)}, {"aloe": GroundedALOEConfig()},
+            )),
+        ]  # fmt: skip
+        own = config.answering(tmp_path, 0, "drop").out
+        assert len({own, *(other.out for other in others)}) == 1 + len(others)
+        assert replace(config, split="test").answering(tmp_path, 0, "drop").out == own
+
+    def test_settings_of_an_aloe_that_is_not_trained_do_not_part_results(self, slots: Path) -> None:
+        config = CausalityBenchmark(slots=slots)
         other = replace(config, aloe=GroundedALOEConfig(), aloe_init="clevrer-aloe", downstream=False)
         assert config.identity() == other.identity()
         with_aloe = [replace(own, aloe_seeds=(0,)).identity() for own in (config, other)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -114,6 +115,7 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert page.count("\n| ") == 2 + len(entries) and "| slotformer | 0 | " in page and "s / solve" in page
     assert "(systems_samples.png)" in page and plt.imread(tmp_path / "systems_samples.png").std() > 0
     assert str(tmp_path) not in page + json.dumps(first)
+    assert all(entry["training"]["precision"] == "32-true" for entry in entries)
     assert all("torch" in entry["provenance"]["versions"] for entry in entries) and "| 16 x 8 |" in page
     monkeypatch.setattr(systems, "measure", lambda *_: pytest.fail("measured again"))
     systems.run(config)
@@ -121,6 +123,11 @@ def test_all_systems_are_trained_scored_and_resumed(
     assert "written to" in capsys.readouterr().out
     with pytest.raises(ValueError, match="give another out"):
         systems.run(replace(config, episodes=1))
+    shutil.copytree(data / "slots", tmp_path / "again" / "slots")
+    meta = tmp_path / "again" / "slots" / "slots.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "encoder": "another"}))
+    with pytest.raises(ValueError, match="give another out"):
+        systems.run(replace(config, slots=meta.parent))
 
 
 def test_equal_seconds_take_paces_measured_side_by_side(

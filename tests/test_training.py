@@ -254,6 +254,23 @@ def test_terms_are_the_same_on_one_device_and_on_two(data: Path, slots: Path) ->
         assert value == pytest.approx((first[name] + second[name]) / 2, rel=1e-4), name
 
 
+def test_samples_go_to_the_device_of_the_model(data: Path, slots: Path) -> None:
+    """A device without numbers stands for a GPU: it refuses tensors of the CPU all the same."""
+    stage = predictor_stage(data, slots, SMALL_PREDICTOR, 1.0, TERMS)
+    stage.model.to("meta")
+    terms = stage.loss(stage.model, 7, 8, slice(0, 8), torch.Generator().manual_seed(0))
+    assert {"invariance", "image", "rollout_image"} < terms.keys()
+    assert {value.device.type for value in terms.values()} == {"meta"}
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):  # only as a number is read at last
+        stage.validate(stage.model)
+
+
+def test_rollouts_are_shared_by_all_processes(data: Path, slots: Path) -> None:
+    stage = predictor_stage(data, slots, SMALL_PREDICTOR)
+    with pytest.raises(ValueError, match=r"rollout_batch 4 is not a multiple of 8 processes"):
+        stage.loss(stage.model, 7, 8, slice(0, 1), torch.Generator().manual_seed(0))
+
+
 def test_terms_leave_the_samples_as_they_are(data: Path, slots: Path) -> None:
     """Systems with and without them are trained on the same windows."""
     left, found = [], []

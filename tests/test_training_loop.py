@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from cjepa_agent.training.loop import Run, TrainerConfig
@@ -57,6 +59,40 @@ def test_a_folder_is_resumed_with_its_own_settings_alone(tmp_path: Path) -> None
     assert resumed.step == 4
     resumed.fit()
     assert float((tmp_path / "exported").read_text()) < float(exported)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    run = Run(Line(), CONFIG, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"trained\.json"):
+        _ = run.record
+    run.fit()
+    assert run.record["precision"] == "32-true" and run.record["machine"]["cores"]
+    (tmp_path / "exported").write_text("by whoever trained it")
+    again = Run(Line(), replace(CONFIG, precision="bf16-mixed"), tmp_path)
+    again.fit()
+    assert (tmp_path / "exported").read_text() == "by whoever trained it" and again.record == run.record
+    Run(Line(), replace(CONFIG, steps=5), tmp_path).fit()
+    assert (tmp_path / "exported").read_text() != "by whoever trained it"
+
+
+def test_logged_means_are_of_the_steps_that_have_a_term(tmp_path: Path) -> None:
+    class Now(Line):
+        def loss(self, model: nn.Module, step: int, *rest: Any) -> dict[str, Tensor]:
+            terms = super().loss(model, step, *rest)
+            return {**terms, "seldom": torch.tensor(3.0)} if step % 2 else terms
+
+    Run(Now(), replace(CONFIG, log_every=2, save_every=1, steps=3), tmp_path).fit()
+    Run(Now(), replace(CONFIG, log_every=2, save_every=1, validate_every=1, steps=6), tmp_path).fit()
+    rows = [line.split(",") for line in (tmp_path / "train.csv").read_text().splitlines()]
+    assert [(int(step), float(value)) for step, name, value in rows if name == "seldom"] == [(2, 3), (4, 3), (6, 3)]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in board.Scalars("train/total")] == [2, 4, 6]
+    assert [event.step for event in board.Scalars("validation/weight")] == [3, 4, 5, 6]
+
+
+def test_muon_is_refused_in_half_precision() -> None:
+    with pytest.raises(ValueError, match="muon cannot train in 16-mixed"):
+        replace(CONFIG, optimizer="muon", precision="16-mixed")
 
 
 def test_a_running_checkpoint_without_settings_is_resumed(tmp_path: Path) -> None:
@@ -110,7 +146,7 @@ def test_auto_precision_is_what_the_device_computes_in(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for has, expected in (({"avx2": True, "amx_bf16": False}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
-        assert resolved() == resolved("cpu") == expected and resolved(precision="16-mixed") == "16-mixed"
+        assert resolved() == resolved("cpu") == expected and resolved(precision="64-true") == "64-true"
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert resolved("cpu") == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -68,10 +68,10 @@ class EncoderStage:
         self, model: nn.Module, step: int, batch: int, rows: slice, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The terms of the objective on drawn clips."""
-        clips = self.clips.read(torch.randint(len(self.clips), (batch,), generator=generator).numpy())
-        drawn = self.model.draw(clips, generator)
         device = next(model.parameters()).device
-        terms: dict[str, Tensor] = model(clips[rows].to(device), drawn[rows].to(device))
+        clips = self.clips.read(torch.randint(len(self.clips), (batch,), generator=generator).numpy()).to(device)
+        drawn = self.model.draw(clips, generator)
+        terms: dict[str, Tensor] = model(clips[rows], drawn[rows].to(device))
         return terms
 
     @torch.no_grad()

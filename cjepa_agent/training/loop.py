@@ -19,12 +19,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cjepa_agent.files import as_json
+from cjepa_agent.files import as_json, read_json, write_json
+from cjepa_agent.provenance import provenance
 from envs.files import atomic
 
 # Settings that a resumed run may change: where it writes, for how long it trains, what it logs and on what it runs.
 RESUMABLE = {"out", "trainer.steps", "trainer.accelerator", "trainer.precision"}
 RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
+RECORD = "trained.json"  # of a finished run: on what it ended, in which precision
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # capabilities of processors, the last of ARM's
 
 
@@ -92,6 +94,11 @@ class TrainerConfig:
         if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
             raise ValueError(
                 f"trainer.optimizer=muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw"
+            )
+        if self.optimizer == "muon" and self.precision == "16-mixed":
+            # The scale changes with the step of the first of two optimisers, before the other's gradients are unscaled.
+            raise ValueError(
+                "trainer.optimizer=muon cannot train in 16-mixed; set trainer.optimizer=adamw or precision=auto"
             )
 
     def resolved(self) -> TrainerConfig:
@@ -268,10 +275,31 @@ class Run:
         return self.average.module if self.average else self.stage.model
 
     def fit(self) -> None:
-        """Train from where the folder's checkpoint stands to the last step, then export."""
+        """Train from where the folder's checkpoint stands to the last step, then export, unless that has been done."""
+        if self.step < self.config.steps or not (self.out / RECORD).is_file():
+            self._fit()
+        if torch.distributed.is_initialized():
+            # A process that ends while another still listens to it makes that one abort. The barrier is kept for as
+            # long as the model, whose end waits for the group's threads: one of them would otherwise free the barrier,
+            # for which it needs the interpreter's lock, which the waiting thread holds.
+            self._ended = torch.distributed.barrier(async_op=True)
+            self._ended.wait()
+            torch.distributed.destroy_process_group()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Machine, versions, commit and precision that a finished run ended with.
+
+        Raises:
+            FileNotFoundError: it has not ended.
+        """
+        found: dict[str, Any] = read_json(self.out / RECORD)
+        return found
+
+    def _fit(self) -> None:
         config, fabric = self.config, self.fabric
         self.out.mkdir(parents=True, exist_ok=True)
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=fabric.device))
+        sums: dict[str, list[Tensor]] = defaultdict(list)
         bar = tqdm(
             total=config.steps, initial=self.step, disable=not fabric.is_global_zero, mininterval=2.0, unit="step"
         )
@@ -282,9 +310,9 @@ class Run:
             self.step += 1
             bar.update()
             for name, value in terms.items():
-                sums[name] += value
+                sums[name].append(value)
             if self.step % config.log_every == 0:
-                means = {name: self._mean(value) / config.log_every for name, value in sums.items()}
+                means = {name: self._mean(torch.stack(values).mean()) for name, values in sums.items()}
                 sums.clear()
                 bar.set_postfix({"loss": f"{means['total']:.4f}"})
                 if log:
@@ -293,13 +321,7 @@ class Run:
         bar.close()
         if fabric.is_global_zero:
             self.stage.export(self.evaluated().eval(), self.out)
-        if torch.distributed.is_initialized():
-            # A process that ends while another still listens to it makes that one abort. The barrier is kept for as
-            # long as the model, whose end waits for the group's threads: one of them would otherwise free the barrier,
-            # for which it needs the interpreter's lock, which the waiting thread holds.
-            self._ended = torch.distributed.barrier(async_op=True)
-            self._ended.wait()
-            torch.distributed.destroy_process_group()
+            write_json(self.out / RECORD, {"precision": config.precision, **provenance()})
 
     def advance(self, step: int) -> dict[str, Tensor]:
         """Optimise as in a step of the training; its losses."""
@@ -349,7 +371,7 @@ class Log:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
-        self.board = SummaryWriter(str(folder), purge_step=step)
+        self.board = SummaryWriter(str(folder), purge_step=step + 1)
         for kind in ("train", "validation"):
             path = folder / f"{kind}.csv"
             if path.is_file():

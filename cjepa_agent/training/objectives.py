@@ -91,7 +91,7 @@ class Objective(SlotAutoencoder, ABC):
 
     @abstractmethod
     def draw(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """What is random in the loss of clips (B, T, 3, H, W), a row for each."""
+        """What is random in the loss of clips (B, T, 3, H, W), a row for each, on the generator's device."""
 
     @abstractmethod
     def forward(self, clips: Tensor, drawn: Tensor) -> dict[str, Tensor]:
@@ -114,8 +114,8 @@ class PixelObjective(Objective):
         self.register_buffer("points", grid_coordinates(config.image_size), persistent=False)
 
     def draw(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """Indices of pixels (B, points)."""
-        return draw_points(self.contrast(clips[:, 0]), self.training_config, generator)
+        """Indices of pixels (B, points), drawn on the CPU, where the generator is."""
+        return draw_points(self.contrast(clips[:, 0]).cpu(), self.training_config, generator)
 
     def contrast(self, frames: Tensor) -> Tensor:
         """How much each pixel (B, 1, H, W) of frames (B, 3, H, W) stands out: from the frame's median colour."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -95,7 +96,8 @@ class PredictorStage:
         autoencoder: encoder and decoder that the slots come from; they stay as they are.
         predictor: architecture of what is trained.
         mask: what is hidden of the history from a masked predictor; it is drawn for others, too, so that the same
-            seed gives all of them the same samples as C-JEPA with whole objects or nothing hidden.
+            seed gives all that predict as many frames per call, and run through rollouts alike, the same samples as
+            C-JEPA with whole objects or nothing hidden.
         dynamics: see there.
         trainer: its steps and seed are read.
         recipe: kept in the checkpoint as the record of the training.
@@ -165,6 +167,9 @@ class PredictorStage:
         # What optional terms choose is drawn apart from the samples, so that these are the same for all systems, and
         # seeded by the step, so that a resumed run chooses the same.
         choices = self._choices.manual_seed(self.seed * SEED_STRIDE + step)
+        processes, rolled = batch // (rows.stop - rows.start), self.dynamics.rollout_batch
+        if rolled % processes:
+            raise ValueError(f"dynamics.rollout_batch {rolled} is not a multiple of {processes} processes")
         frames = self._history_length(generator)
         starts = self._draw(frames + self.future, batch, generator)
         slots = self.world_model.config.encoder.n_slots
@@ -175,13 +180,13 @@ class PredictorStage:
         pixels = self._pixels(starts, frames, self.future, rows, choices)
         rollout_pixels = None
         if step >= self.dynamics.rollout_from * self.steps:
-            share = self.dynamics.rollout_batch * (rows.stop - rows.start) // batch
-            offset = rows.start // (rows.stop - rows.start) * share
-            drawn, part = self._draw(self.path, self.dynamics.rollout_batch, generator), slice(offset, offset + share)
+            first, last = (edge * rolled // batch for edge in (rows.start, rows.stop))
+            drawn, part = self._draw(self.path, rolled, generator), slice(first, last)
             rollout = self._windows(drawn[part], self.path)
             rollout_pixels = self._pixels(drawn, self.dynamics.context, self.dynamics.rollout_blocks, part, choices)
         window = self._windows(starts[rows], frames + self.future)
-        terms: dict[str, Tensor] = model(window, hidden, rollout, choice, pixels, rollout_pixels)
+        inputs = (window, hidden, rollout, choice, pixels, rollout_pixels)
+        terms: dict[str, Tensor] = model(*move_data_to_device(inputs, _device(model)))
         return terms
 
     def _pixels(
@@ -211,9 +216,10 @@ class PredictorStage:
         """Rollout error of object slots after 1..H blocks, also as a share of the error of copying the last frame."""
         trained = _world_model(model)
         blocks, context = self.dynamics.rollout_blocks, self.dynamics.context
-        model_error, copy_error = torch.zeros(blocks), torch.zeros(blocks)
+        device = _device(model)
+        model_error, copy_error = torch.zeros(2, blocks, device=device)
         for starts in np.array_split(self.held_out, max(1, len(self.held_out) // 256)):
-            latent, actions = self._windows(starts, self.path)
+            latent, actions = move_data_to_device(self._windows(starts, self.path), device)
             latent = trained.latent(latent.slots, latent.proprio)
             predicted = roll(trained, latent, actions, context)
             last, later = latent.slots[:, context - 1 : context], latent.slots[:, context:]
@@ -236,6 +242,10 @@ class PredictorStage:
         blocks = self.data.blocks(self.starts[1 + self.future], 1, config.action_block)[:, 0]
         bound = torch.ones(blocks.shape[1])
         return ActionPrior.fit(blocks, -bound, bound)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 class DynamicsLoss(nn.Module):
