@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Float32Muon(torch.optim.Muon):
-    """PyTorch's Muon (``adjust_lr_fn="match_rms_adamw"``), which orthogonalises in float32.
+    """PyTorch's Muon (``nesterov=True, adjust_lr_fn="match_rms_adamw"``), which orthogonalises in float32.
 
     PyTorch's does so in bfloat16 whatever the parameters are: where that is emulated, it takes nine tenths of a
     training step. State and settings are PyTorch's, so that each goes on from where the other stood.
@@ -29,12 +29,8 @@ class Float32Muon(torch.optim.Muon):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(matrix.grad)
                 buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonalised(
-                    matrix.grad.lerp(buffer, group["momentum"]),
-                    group["ns_coefficients"],
-                    group["ns_steps"],
-                    group["eps"],
-                )
+                ahead = matrix.grad.lerp(buffer, group["momentum"])
+                update = orthogonalised(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 # As large as AdamW's updates, arXiv 2502.16982, equation 4.
                 matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
