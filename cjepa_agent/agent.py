@@ -83,7 +83,7 @@ class CJEPAAgent:
     environments share the batch; on the CPU (with ``planner.envs_per_call=1``) it is the same to the last bit.
 
     Args:
-        checkpoint: world model and action prior.
+        checkpoint: world model and action prior; the model is moved to ``device`` itself, not a copy of it.
         planner: settings, or the name of a preset.
         objective: what a plan is judged by.
         device: where to encode and plan.

@@ -94,7 +94,8 @@ class Checkpoint:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the four files to ``folder``, which is made if needed; other files in it stay.
 
-        All are written under temporary names first, so that a killed process leaves the old checkpoint intact.
+        All are written under temporary names first, so that a process that is killed while it writes leaves the old
+        checkpoint intact; only between the renamings of the four it does not.
         """
         folder = Path(folder)
         config = {

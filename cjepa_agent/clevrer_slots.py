@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,11 @@ def extract_scenes(source: ObservedScenes, autoencoder: SlotAutoencoder, out: Pa
 @torch.no_grad()
 def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> Tensor:
     """Raw slots (M, S, D) float32 of an episode: frames (M, H, W, 3) uint8 or states (M, ...)."""
-    scenes = torch.from_numpy(np.ascontiguousarray(observed))
+    held = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
+    scenes = torch.from_numpy(np.ascontiguousarray(observed)).to(held.device)
     if isinstance(encoder, VideoEncoder):
-        return encoder.track(scenes)
-    return torch.cat([encoder.read(part) for part in scenes.split(batch)])
+        return encoder.track(scenes).cpu()
+    return torch.cat([encoder.read(part) for part in scenes.split(batch)]).cpu()
 
 
 def _readable_scenes(source: ObservedScenes, identity: dict[str, str], out: Path) -> list[int]:

@@ -196,8 +196,7 @@ class EpisodeFile:
 
         Raises:
             IndexError: no such episode or rows.
-            KeyError: no such column.
-            ValueError: the rows are damaged, or have NaN among actions that were taken.
+            ValueError: no such column, or the rows are damaged or have NaN among actions that were taken.
         """
         if not 0 <= episode < len(self):
             raise IndexError(f"episode {episode} of {len(self)} in {self.path}")
@@ -231,7 +230,7 @@ class EpisodeFile:
 
     def _dataset(self, column: str) -> h5py.Dataset:
         if column not in self.columns:
-            raise KeyError(f"{self.path} has no column {column!r}; it has {sorted(self.columns)}")
+            raise ValueError(f"{self.path} has no column {column!r}; it has {sorted(self.columns)}")
         if self._file is None:
             self._file = h5py.File(self.path, "r")
         return self._file[column]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
@@ -18,9 +18,11 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.clevrer_encoder import SLOTS as CLEVRER_SLOTS
 from cjepa_agent.clevrer_slots import ObservedScenes, encode, extract_scenes
 from cjepa_agent.data import SPLITS, EpisodeFile
-from cjepa_agent.encoder import CONFIG, WEIGHTS
+from cjepa_agent.encoder import CONFIG
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
+from cjepa_agent.slot_data import content
+from cjepa_agent.tensors import require_device
 from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 
@@ -42,6 +44,10 @@ class ExtractConfig:
             training windows start at these frames only: a fifth of the time buys the same number of episodes.
         batch: frames per call.
         splits: of a CLEVRER data set, whose videos are encoded.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: a number is out of range, or there is no such device.
     """
 
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
@@ -51,6 +57,12 @@ class ExtractConfig:
     stride: int = 1
     batch: int = 16
     splits: tuple[str, ...] = SPLITS
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if min(self.stride, self.batch) < 1 or self.episodes < 0:
+            raise ValueError(f"stride and batch must be at least 1 and episodes 0 or more, got {self}")
+        require_device(self.device)
 
 
 def extract(config: ExtractConfig) -> None:
@@ -66,7 +78,7 @@ def extract(config: ExtractConfig) -> None:
     with encoder_folder(config.encoder, EncoderConfig(kind="clevrer_state", n_slots=CLEVRER_SLOTS)) as folder:
         autoencoder = SlotAutoencoder.load(folder)
         source = ObservedScenes(config.data, autoencoder.encoder.observes, config.episodes, config.splits)
-        extract_scenes(source, autoencoder, config.out, config.batch)
+        extract_scenes(source, autoencoder.to(config.device), config.out, config.batch)
         autoencoder.copy(folder, config.out)
 
 
@@ -106,23 +118,28 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
     data = EpisodeFile(config.data)
     autoencoder = SlotAutoencoder.load(folder)
     wanted = config.episodes or len(data)
-    if not 0 < wanted <= len(data):
+    if wanted > len(data):
         raise ValueError(f"episodes={config.episodes}, but {config.data} has {len(data)}")
-    if config.stride < 1:
-        raise ValueError(f"stride must be at least 1, got {config.stride}")
+    if autoencoder.encoder.observes not in data.columns:
+        raise ValueError(
+            f"{config.data} has no column {autoencoder.encoder.observes!r}, which encoder={config.encoder} reads, only "
+            f"{sorted(data.columns)}"
+        )
+    autoencoder.to(config.device)
     config.out.mkdir(parents=True, exist_ok=True)
     meta_path = config.out / "slots.json"
     rows = int(data.lengths.sum())
     identity = {
         "dataset": config.data.name,
         "frames": rows,
-        "encoder": _digest(folder),
+        "content": content(*(torch.from_numpy(data.read_all(name)) for name in ("action", "proprio"))),
+        "encoder": autoencoder.digest(),
         "stride": config.stride,
     }
     done = 0
     if meta_path.is_file():
         meta = read_json(meta_path)
-        if {key: meta.get(key) for key in identity} != identity:
+        if {key: meta.get(key, identity[key]) for key in identity} != identity:  # older folders have no "content"
             raise ValueError(f"{config.out} holds slots of another dataset or encoder ({meta}); choose another out=")
         done = int(meta["episodes"])
     autoencoder.copy(folder, config.out)
@@ -136,10 +153,6 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
         if (episode + 1) % 100 == 0 or episode + 1 == wanted:
             slots.flush()
             write_json(meta_path, {**identity, "episodes": episode + 1})
-
-
-def _digest(folder: Path) -> str:
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 main = command("extract", ExtractConfig, extract)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from cjepa_agent.data import SPLITS, EpisodeFile, Split
 from cjepa_agent.paths import cache_folder
 from configs.command import command
+from envs.files import atomic
 from envs.pusht.physics import WINDOW
 from envs.pusht.success import SUCCESS_RULES, SuccessRule, success_rule
 
@@ -84,7 +85,8 @@ class Manifest:
         lines = ",\n".join(f"  {json.dumps(asdict(pair))}" for pair in self.pairs)
         text = f'{json.dumps({**head, "sha256": self.sha256}, indent=1)[:-2]},\n "pairs": [\n{lines}\n ]\n}}\n'
         path = folder / file_name(self.rule, self.split, self.seed)
-        path.write_text(text, encoding="utf-8")
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return path
 
     @classmethod

@@ -161,6 +161,8 @@ def pretrained_backbone(weights: str) -> DINOv2:
     if not (folder / CONFIG).is_file():
         return pretrained(weights)
     values = read_json(folder / CONFIG)
+    if not isinstance(values, dict):
+        raise ValueError(f"{folder / CONFIG} is no configuration of an encoder: {values!r}")
     kinds = {kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, DINOv2RegistersConfig)}
     if values.get("kind") not in kinds:
         raise ValueError(f"{folder} holds an encoder of kind {values.get('kind')}; expected one of {list(kinds)}")

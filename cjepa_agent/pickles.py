@@ -15,6 +15,7 @@ import mmap
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_pickle(path: Path, objects: bool = False) -> Any:
             raise ValueError(f"{path} is neither a pickle nor a PyTorch file: it begins with {start!r}")
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     value = _Machine(path, memory, objects).run()
-    if value == LEGACY_MAGIC:
+    if isinstance(value, int) and value == LEGACY_MAGIC:
         raise ValueError(
             f"{path} was written by PyTorch before 1.6; load it with weights_only=True where it can be trusted and "
             f"torch.save it again"
@@ -170,7 +171,7 @@ def _read_archive(path: Path, objects: bool) -> Any:
                 return storages[key]
 
             return _Machine(path, io.BytesIO(archive.read(names[0])), objects, load).run()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
         raise ValueError(f"{path} is a truncated or damaged PyTorch file: {error}; fetch it again") from error
 
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import match_slots
+from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from planners import (
@@ -68,7 +69,8 @@ class ObjectiveSettings:
         """The objective over the slots of a world model.
 
         Raises:
-            ValueError: the block's slot is asked for but not known, or a setting is out of range.
+            ValueError: the block's slot is asked for but not known, ``proprio_dims`` with a predictor that embeds
+                proprioception, or a setting is out of range.
         """
         weights = None
         if self.objects == "block":
@@ -80,6 +82,11 @@ class ObjectiveSettings:
             weights = tuple(float(slot == config.roles["block"]) for slot in range(config.encoder.n_slots))
         elif self.objects != "all":
             raise ValueError(f"objective.objects must be all or block, got {self.objects!r}")
+        if self.proprio_dims is not None and isinstance(config.predictor, ReleasedPredictorConfig):
+            raise ValueError(
+                "objective.proprio_dims picks numbers of proprioception, which this checkpoint's predictor embeds as a "
+                "whole; use the preset objectives=all of evaluate, or objective.proprio_dims=null"
+            )
         for index in self.proprio_dims or ():
             if index >= config.proprio_dim:
                 raise ValueError(f"objective.proprio_dims has {index}; proprioception has {config.proprio_dim} numbers")
@@ -88,7 +95,7 @@ class ObjectiveSettings:
 
     def describe(self) -> str:
         """One line for tables: the planning target."""
-        slots = "all slots" if self.objects == "all" else "block slot"
+        slots = ("all slots" if self.objects == "all" else "block slot") + (" matched" if self.matching else "")
         numbers = "" if self.proprio_dims is None else str(list(self.proprio_dims))
         agent = f" + {self.proprio_weight:g} proprio{numbers}" if self.proprio_weight else ""
         return f"{slots}{agent}, {self.path} step"

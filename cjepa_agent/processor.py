@@ -97,10 +97,6 @@ class Processor(nn.Module):
         """Inverse of ``state`` for slots (..., S, D)."""
         return slots / self.slot_scale + self.slot_mean
 
-    def raw_proprio(self, proprio: Tensor) -> Tensor:
-        """Inverse of ``state`` for proprioception (..., P)."""
-        return proprio * self.proprio_std + self.proprio_mean
-
     def action(self, blocks: Tensor) -> Tensor:
         """Action blocks (..., A) in environment units to predictor inputs."""
         return (blocks - self.action_mean) / self.action_std

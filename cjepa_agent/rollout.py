@@ -21,7 +21,7 @@ from cjepa_agent.dynamics import Predictor
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
-from cjepa_agent.tensors import digest
+from cjepa_agent.tensors import digest, require_device
 from cjepa_agent.video_slots import SlotsWriter, VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
@@ -80,6 +80,7 @@ class RolloutConfig:
         if self.limit < 0:
             raise ValueError(f"limit must be 0 or more, got {self.limit}")
         require_splits(self.splits)
+        require_device(self.device)
         if self.checkpoint == COPY and self.remove != "none":
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":
@@ -97,6 +98,8 @@ class RolloutConfig:
 def rollout(config: RolloutConfig) -> None:
     """Continue all videos, or all of them without each object."""
     source = VideoSlots(config.slots)
+    if "observed" in source.identity:
+        raise ValueError(f"{config.slots} holds videos that were continued already; give the slots that extract wrote")
     if config.frames < source.frames:
         raise ValueError(f"frames={config.frames}, but {config.slots} has {source.frames} already")
     autoencoder = SlotAutoencoder.load(config.slots)

@@ -23,6 +23,7 @@ from cjepa_agent.clevrer_slots import ObservedScenes
 from cjepa_agent.data import EpisodeFile, Split
 from cjepa_agent.files import read_json
 from cjepa_agent.latent import Latent
+from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import META, VideoSlots
 from envs.clevrer.dataset import split_of
 from envs.clevrer.physics import VISIBLE_FRAMES
@@ -96,6 +97,11 @@ class SlotWindows(ABC):
         return self.frames(rows), self.blocks(starts, frames - 1, block)
 
 
+def content(actions: Tensor, proprio: Tensor) -> str:
+    """What tells episodes from others of the same lengths: SHA-256 of their actions (M, A) and proprio (M, P)."""
+    return digest({"action": actions, "proprio": proprio})
+
+
 class SlotData(SlotWindows):
     """Slots, proprioception and actions of a dataset, in memory-mapped and plain arrays.
 
@@ -123,6 +129,12 @@ class SlotData(SlotWindows):
         if len(self.slots) != len(self.proprio):
             raise ValueError(
                 f"{folder} holds slots of {len(self.slots)} frames, {episodes.path} has {len(self.proprio)}; "
+                f"extract the slots of this dataset"
+            )
+        made_of = content(self.actions, self.proprio)
+        if self.meta.get("content", made_of) != made_of:  # older folders do not tell
+            raise ValueError(
+                f"{folder} holds slots of episodes with other actions than those of {episodes.path}; "
                 f"extract the slots of this dataset"
             )
         if not torch.isfinite(self.actions).all():
@@ -161,6 +173,8 @@ class VideoSlotData(SlotWindows):
     stride = 1
 
     def __init__(self, videos: VideoSlots, data: Path) -> None:
+        if "observed" in videos.identity:
+            raise ValueError(f"{videos.folder} holds frames that a predictor made; give the slots that extract wrote")
         self.videos, self.data, self.name, self.origin = videos, data, str(videos.folder), videos.identity
         self.slots = videos.array.reshape(-1, *videos.array.shape[2:])
         self.proprio = self.actions = torch.empty(len(self.slots), 0)

@@ -126,7 +126,7 @@ def slots_to_pickle(source: Path, out: Path, data: str) -> str:
         slots, videos = _rows_of_videos(VideoSlots(source))
     else:
         slots = np.load(source / "slots.npy", mmap_mode="r")
-        videos = meta.get("videos") or _videos_of(data, int(meta["episodes"]), source)
+        videos = meta.get("videos") or _videos_of(data, int(meta["episodes"]), len(slots), source)
         if int(meta["stride"]) != 1:
             raise ValueError(f"{source} has slots of every {meta['stride']}th frame only; the pickle has those of all")
     ends = np.cumsum([length for _, _, length in videos])
@@ -153,11 +153,15 @@ def _rows_of_videos(slots: VideoSlots) -> tuple[NDArray[Any], list[Video]]:
     return slots.array.reshape(-1, *slots.array.shape[2:]), videos
 
 
-def _videos_of(data: str, count: int, source: Path) -> list[Video]:
+def _videos_of(data: str, count: int, rows: int, source: Path) -> list[Video]:
     """The first episodes of a file; keys are counted anew in each split, as in Push-T's."""
     if not data:
         raise ValueError(f"{source} does not name its videos; give the episode file it was extracted from with data=")
     episodes = EpisodeFile(data)
+    if int(episodes.lengths.sum()) != rows:
+        raise ValueError(
+            f"{source} holds slots of {rows} frames, {data} has {int(episodes.lengths.sum())}; give its own"
+        )
     seen = [0] * len(SPLITS)
     videos: list[Video] = []
     for part, length in zip(episodes.split[:count].tolist(), episodes.lengths[:count].tolist(), strict=True):

@@ -19,7 +19,7 @@ from cjepa_agent.planning import LatentPlanner, PlanStart
 
 
 class Costable:
-    """Costs as stable-worldmodel's solvers ask for them.
+    """Costs as stable-worldmodel's sampling solvers ask for them, without gradients.
 
     Candidates are whitened action blocks, of standard deviation 1 in the training data, as those solvers draw them;
     ``decode`` gives environment units.

@@ -29,6 +29,16 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def require_device(name: str) -> None:
+    """Raise ValueError unless PyTorch knows and finds a device, such as ``cpu`` or ``cuda``."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu or cuda, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}, but PyTorch finds no GPU; use device=cpu")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file; raises FileNotFoundError, or ValueError if it is truncated or foreign."""
     if not path.is_file():

@@ -138,6 +138,12 @@ class WorldModelConfig:
     action_block: int = 5
     roles: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.roles, dict) or not all(
+            isinstance(slot, int) and 0 <= slot < self.encoder.n_slots for slot in self.roles.values()
+        ):
+            raise ValueError(f"roles must name slots 0 to {self.encoder.n_slots - 1}, got {self.roles}")
+
     @property
     def action_dim(self) -> int:
         """A, numbers of one action block."""
@@ -208,7 +214,8 @@ class WorldModel(nn.Module):
             scenes = [self.encoder.read(*scene) for scene in zip(observed.split(1), raw.split(1), strict=True)]
         else:
             scenes = [self.encoder.read(scene) for scene in observed.split(1)]
-        return self.latent(torch.cat(scenes), proprio)
+        parts = [self.latent(*scene) for scene in zip(scenes, proprio.split(1), strict=True)]
+        return Latent.cat(parts, 0)
 
     def rollout(self, history: Latent, past_actions: Tensor, actions: Tensor) -> Latent:
         """Predict the latents along candidate action sequences; nothing is hidden but the future.

@@ -52,6 +52,12 @@ def truncate(noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
         low: smallest allowed values, broadcast against ``noise``, -inf where there is no bound.
         high: largest allowed values, above ``low``.
     """
-    below, above = torch.special.ndtr(low.double()), torch.special.ndtr(high.double())
-    truncated: Tensor = torch.special.ndtri(below + (above - below) * torch.special.ndtr(noise.double()))
+    # Mirrored where all that is allowed is above the mean, since quantiles near 1 are all rounded to it.
+    upper = low > 0
+    sign = torch.where(upper, -1.0, 1.0).double()
+    first, last = torch.where(upper, -high, low).double(), torch.where(upper, -low, high).double()
+    below, above = torch.special.log_ndtr(first).exp(), torch.special.log_ndtr(last).exp()
+    quantile = below + (above - below) * torch.special.ndtr(sign * noise.double())
+    # Quantiles of 0 are farther out than numbers reach: what is allowed nearest to the mean is all that counts there.
+    truncated: Tensor = sign * torch.where(above > 0, torch.special.ndtri(quantile), last)
     return truncated.to(noise.dtype).clamp(low, high)

@@ -29,7 +29,7 @@ def write_asked_videos(folder: Path) -> Path:
     for slot in range(4):
         without = folder / "intervened" / f"without_{slot}"
         videos = (1000 * slot + torch.arange(180.0)[:, None, None].expand(-1, 3, 16) for _ in SCENES)
-        VideoSlots.write(without, {"slot": slot}, SCENES, (180, 3, 16), videos)
+        VideoSlots.write(without, {"slot": slot, "slots": {"dataset": "tiny"}}, SCENES, (180, 3, 16), videos)
         SlotAutoencoder(EncoderConfig(kind="clevrer_state", n_slots=7)).save(without)
     return folder
 

@@ -394,6 +394,13 @@ class TestRollout:
         made = VideoSlots(tmp_path).array
         assert made.shape[1] == 140 and (made[:, 128:] == made[:, 127:128]).all()
 
+    def test_predicted_frames_are_no_source(self, data: Path, slots: Path, tmp_path: Path) -> None:
+        rollout(RolloutConfig("copy", slots, tmp_path / "made", frames=140))
+        with pytest.raises(ValueError, match="were continued already"):
+            rollout(RolloutConfig("copy", tmp_path / "made", tmp_path / "again"))
+        with pytest.raises(ValueError, match="frames that a predictor made"):
+            open_slots(data, tmp_path / "made")
+
     def test_some_videos_alone(self, slots: Path, tmp_path: Path) -> None:
         rollout(RolloutConfig("copy", slots, tmp_path, frames=128, splits=("validation", "train"), limit=1))
         made, source = VideoSlots(tmp_path), VideoSlots(slots)
@@ -455,6 +462,11 @@ class TestEvaluation:
             assert row["predicted"] == pytest.approx(row["copied"], abs=0.01)
         with pytest.raises(ValueError, match="holds observed slots"):
             evaluate(replace(config, slots=str(slots)))
+        meta = tmp_path / "copy" / "slots.json"
+        told = json.loads(meta.read_text())
+        meta.write_text(json.dumps({**told, "identity": {**told["identity"], "remove": "drop"}}))
+        with pytest.raises(ValueError, match="holds videos without an object"):
+            evaluate(config)
 
 
 def test_frames_of_a_data_set_folder(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_damaged_rows_are_refused(path: Path) -> None:
 
 def test_reading_what_is_not_there(path: Path) -> None:
     data = EpisodeFile(path)
-    with pytest.raises(KeyError, match="no column 'reward'"):
+    with pytest.raises(ValueError, match="no column 'reward'"):
         data.read("reward", 0)
     for episode, start, stop in ((0, 0, 8), (0, 3, 2), (5, 0, 1), (-1, 0, 1)):
         with pytest.raises(IndexError, match="of"):

@@ -11,7 +11,11 @@ from planner_problems import A, H, Start, box, seeded
 from torch import Tensor
 
 from cjepa_agent.matching import match_slots, matched_cost
+from cjepa_agent.planning import ObjectiveSettings
+from cjepa_agent.released_predictor import ReleasedPredictorConfig
+from cjepa_agent.world_model import WorldModelConfig
 from planners import CEM, ActionPrior, CEMConfig, GoalObjective, RecedingHorizon, RecedingState, in_chunks
+from planners.noise import truncate
 
 # --- Chunks -----------------------------------------------------------------------------------------------------------
 
@@ -257,6 +261,33 @@ def test_only_the_chosen_numbers_of_proprioception_count() -> None:
     expected = GoalObjective()(slots, proprio[..., :2], goal_slots, goal_proprio[:, :2])
     proprio[..., 2:] = torch.nan
     assert torch.allclose(objective(slots, proprio, goal_slots, goal_proprio), expected)
+
+
+def test_targets_say_what_they_compare() -> None:
+    released, own = WorldModelConfig(predictor=ReleasedPredictorConfig(), roles={"block": 1}), WorldModelConfig()
+    position = ObjectiveSettings(proprio_dims=(0, 1))
+    assert position.build(own).proprio_dims == (0, 1)
+    with pytest.raises(ValueError, match="embeds as a whole"):
+        position.build(released)
+    assert ObjectiveSettings(matching=True).describe() != ObjectiveSettings().describe()
+    for roles in ({"block": 4}, {"block": -1}, {"block": "0"}, ["block"]):
+        with pytest.raises(ValueError, match="roles must name slots 0 to 3"):
+            WorldModelConfig(roles=roles)  # type: ignore[arg-type]
+
+
+def test_noise_is_cut_to_bounds_however_far_from_the_mean() -> None:
+    noise = torch.randn(1, 2000, 1, 1, generator=torch.Generator().manual_seed(0))
+    for low, high in ((9.0, 29.0), (-29.0, -9.0), (40.0, 60.0), (1.0, 2.0), (-1.0, 0.5)):
+        cut, mirrored = (
+            truncate(part, torch.tensor(first), torch.tensor(last)).flatten()
+            for part, first, last in ((noise, low, high), (-noise, -high, -low))
+        )
+        assert torch.allclose(cut, -mirrored, atol=1e-4) and low <= cut.min() <= cut.max() <= high
+        if abs(low) < 30:
+            near = min(abs(low), abs(high)) if low * high > 0 else 0.0
+            assert cut.abs().median() < near + 0.6 and len(cut.unique()) > 1000, (low, high)
+        else:
+            assert (cut == low).all()
 
 
 def test_weights_and_path() -> None:

@@ -23,6 +23,7 @@ from benchmarks.systems import System, SystemsBenchmark, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.evaluation import results
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.files import write_json
 from cjepa_agent.manifest import draw
@@ -157,6 +158,13 @@ def test_equal_seconds_take_paces_measured_side_by_side(
     page = (tmp_path / "systems.md").read_text()
     assert page.index("## Equal samples") < page.index("| c-jepa-1 | 0 |") < page.index("## Equal seconds")
     assert page.count("| 88.67 |") == 2 and page.count("| ocvp | 0 |") == 2
+
+
+def test_paired_intervals_do_not_depend_on_how_much_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = np.random.default_rng(1).integers(0, 2, (2, 90))
+    whole = results.paired_difference(own, other, 3)
+    monkeypatch.setattr(results, "DRAWN_AT_ONCE", 1000)
+    assert results.paired_difference(own, other, 3) == whole and whole["low"] < whole["mean"] < whole["high"]
 
 
 def test_intervals_do_not_depend_on_what_else_is_compared() -> None:

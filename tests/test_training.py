@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -83,6 +87,38 @@ def test_extraction_stores_what_the_encoder_gives(data: Path, slots: Path) -> No
     with torch.no_grad():
         expected = SlotAutoencoder.load(slots).encoder(frames).slots
     assert torch.allclose(stored.frames(np.arange(80, 83)).slots, expected, atol=2e-3)
+
+
+def test_slots_of_other_episodes_of_the_same_lengths_are_refused(data: Path, slots: Path, tmp_path: Path) -> None:
+    own, folder = tmp_path / data.name, tmp_path / "slots"
+    shutil.copy(data, own)
+    shutil.copytree(slots, folder)
+    again = ExtractConfig(data=own, encoder=slots.parent / "encoder", out=folder)
+    extract(again)
+    with h5py.File(own, "r+") as file:
+        file["action"][3] += 0.25
+    with pytest.raises(ValueError, match="other actions than those of"):
+        SlotData(EpisodeFile(own), folder)
+    with pytest.raises(ValueError, match="slots of another dataset or encoder"):
+        extract(again)
+    with pytest.raises(ValueError, match="no column 'state', which encoder=state reads"):
+        extract(replace(again, encoder=STATE, out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch must be"),
+        ({"device": "gpu"}, "must be cpu or cuda"),
+        ({"device": "cuda:7"}, "finds no GPU"),
+    ],
+)
+def test_extraction_refuses_settings_out_of_range(change: dict[str, Any], message: str) -> None:
+    if torch.cuda.is_available() and "GPU" in message:
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=message):
+        ExtractConfig(**change)
 
 
 def test_windows_pair_frames_with_the_actions_between_them(data: Path, slots: Path) -> None:

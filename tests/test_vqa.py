@@ -143,9 +143,20 @@ def test_predictions_without_objects_must_fit(data: Path, slots: Path, intervene
         shutil.rmtree(fewer / f"without_{slot}")
     with pytest.raises(ValueError, match="no prediction of scene . without slot"):
         SlotQuestions(file, VideoSlots(slots), 4, Intervened(fewer, dataset, VideoSlots(slots)))
+    other = VideoSlots(slots)
+    other.identity = {"dataset": "tiny, extracted again"}
+    with pytest.raises(ValueError, match="slots and predictions of the same extraction"):
+        Intervened(fewer, dataset, other)  # of other videos, as the first frame tells
+    same = torch.from_numpy(VideoSlots(fewer / "without_0").array[:, :1].astype(np.float32)).expand(-1, 128, -1, -1)
+    VideoSlots.write(tmp_path / "same", other.identity, VideoSlots(slots).scenes, (128, 3, 16), iter(same))
+    SlotAutoencoder.load(fewer / "without_0").save(tmp_path / "same")
+    assert Intervened(fewer, dataset, VideoSlots(tmp_path / "same")).frames == 180
+    other.identity = {"dataset": "tiny, extracted again", "encoder": "another"}
+    with pytest.raises(ValueError, match="slots and predictions of the same extraction"):
+        Intervened(fewer, dataset, other)
     SlotAutoencoder(EncoderConfig(n_slots=7)).save(fewer / "without_0")
     with pytest.raises(ValueError, match="slots and predictions of the same extraction"):
-        Intervened(fewer, dataset, VideoSlots(slots))
+        Intervened(fewer, dataset, VideoSlots(tmp_path / "same"))
     mixed = Path(shutil.copytree(intervened, tmp_path / "mixed"))
     meta = json.loads((mixed / "without_1" / "slots.json").read_text())
     (mixed / "without_1" / "slots.json").write_text(json.dumps({**meta, "identity": {"slot": 1, "checkpoint": "x"}}))

@@ -156,6 +156,10 @@ def test_answers_are_compared_question_by_question(trained: Path, data: Path, sl
         assert difference["low"] <= wrong <= difference["high"] and f"{wrong:+.1f} (" in shown
     with pytest.raises(ValueError, match="no answers to the same questions"):
         task.run(replace(config, episodes=1, against=str(path)))
+    unasked = replace(config, out=str(tmp_path / "none"), against=str(path.with_name("vqa_submission.json")))
+    with pytest.raises(ValueError, match="tells no single answers"):
+        task.run(unasked)
+    assert not Path(unasked.out).exists()
 
 
 def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, get_args
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.rollout import Removal
+from cjepa_agent.tensors import require_device
 from envs.pusht.success import success_rule
 
 BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
@@ -51,8 +52,9 @@ class EvaluateConfig:
         objectives: what its plans are judged by.
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``, or scenes of
-            ``task=segmentation``, ``intervention`` and ``vqa``, from the first; null means 20, 50 for coverage and for
-            each seed of ``task=released``, 100 for segmentation, else all scenes.
+            ``task=segmentation``, ``intervention`` (as many training scenes for its read-out) and ``vqa``, from the
+            first; null means 20, 50 for coverage and for each seed of ``task=released``, 100 for segmentation, else all
+            scenes.
         baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.
@@ -73,7 +75,7 @@ class EvaluateConfig:
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
         videos: episodes of the agent to film per rule.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; ``task=probe``, ``segmentation`` and ``rollout`` run on the CPU.
         seed: of planners, random policies, and read-outs of slots.
         out: folder for JSON, CSV and HTML.
         video_folder: folder for MP4 files.
@@ -112,6 +114,7 @@ class EvaluateConfig:
             raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
         if self.removal not in get_args(Removal):
             raise ValueError(f"removal must be one of {list(get_args(Removal))}, got {self.removal!r}")
+        require_device(self.device)
         if not self.rules or self.seeds == ():
             raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
         for rule in self.rules:

@@ -202,6 +202,11 @@ class _Truth:
                 f"{data.folder} does not tell what happens in scene {scene} after the video or without an object; "
                 f"only data sets of `python -m cjepa_agent.collect env=clevrer` do"
             )
+        if counterfactuals.window != FRAMES:
+            raise ValueError(
+                f"{data.folder} counts collisions before frame {counterfactuals.window} without an object, this scores "
+                f"those before frame {FRAMES}; collect with window={FRAMES}, the default"
+            )
         facts, states = facts_of(trajectory, counterfactuals), scene_states(trajectory, FRAMES)
         return cls(scene, facts, trajectory, states, counterfactuals.without, counterfactuals.pairs)
 

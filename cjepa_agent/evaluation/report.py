@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from envs.files import atomic
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
@@ -43,8 +45,7 @@ def write_page(
         for name, value in details.items()
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"""<!doctype html>
+    page = f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
 <body>
@@ -59,9 +60,9 @@ def write_page(
 {sections}
 </body>
 </html>
-""",
-        encoding="utf-8",
-    )
+"""
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

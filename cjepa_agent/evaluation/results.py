@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike
 
 from cjepa_agent.evaluation.episodes import Outcome
 from cjepa_agent.files import write_json
+from envs.files import atomic
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RESAMPLES, PAIRED_RESAMPLES = 2000, 10_000
+DRAWN_AT_ONCE = 10_000_000  # items of paired resamples, 80 MB
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -61,8 +63,10 @@ def paired_difference(own: ArrayLike, other: ArrayLike, seed: int) -> dict[str, 
         seed: of the items that are drawn, the same whatever else is compared.
     """
     difference = 100 * (np.atleast_2d(own).mean(0) - np.atleast_2d(other).mean(0))
-    items = np.random.default_rng(seed).integers(0, len(difference), (PAIRED_RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[items].mean(1), (0.025, 0.975))
+    rng, n = np.random.default_rng(seed), len(difference)
+    parts = np.array_split(np.arange(PAIRED_RESAMPLES), 1 + PAIRED_RESAMPLES * n // DRAWN_AT_ONCE)
+    means = [difference[rng.integers(0, n, (len(part), n))].mean(1) for part in parts]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return {"mean": float(difference.mean()), "low": float(low), "high": float(high), "number": len(difference)}
 
 
@@ -152,7 +156,7 @@ def write_results(
     summaries = [row.summary() for row in rows]
     report = {"config": config, "rows": summaries, "episodes": episodes, "provenance": origin}
     write_json(json_path, {**report, "notes": notes} if notes else report)
-    with csv_path.open("w", newline="", encoding="utf-8") as file:
+    with atomic(csv_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(episodes[0]))
         writer.writeheader()
         writer.writerows(episodes)

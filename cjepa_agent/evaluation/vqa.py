@@ -49,6 +49,7 @@ def run(config: EvaluateConfig) -> str:
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     file = data.questions(config.split).whole().first(config.episodes)
+    other = other_answers(Path(config.against)) if config.against else None
     examinee = None if config.submission else Examinee(config, data, file)
     entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []
@@ -64,7 +65,7 @@ def run(config: EvaluateConfig) -> str:
     header, cells = table(rows)
     answers = right_by_type(graded)
     asked = hashlib.sha256(json.dumps([[item.scene, item.question_id] for item in graded]).encode()).hexdigest()
-    against = compared(answers, asked, Path(config.against), config.seed) if config.against else {}
+    against = compared(answers, asked, other, config) if other else {}
     report = {
         "config": config.record(),
         "model": examinee.record() if examinee else None,
@@ -92,20 +93,33 @@ def right_by_type(graded: Sequence[Graded]) -> dict[str, str]:
     return {kind: "".join(str(int(item.right)) for item in graded if item.type == kind) for kind in TYPES}
 
 
-def compared(answers: Mapping[str, str], asked: str, path: Path, seed: int) -> dict[str, Any]:
-    """Difference from the answers in another ``vqa.json``, in points, by type; paired by question.
+def other_answers(path: Path) -> Mapping[str, Any]:
+    """Another ``vqa.json``, to be compared with.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it tells no single answers, or those to other questions.
+        ValueError: it tells no single answers.
     """
     other = read_json(path)
-    if other.get("asked") != asked:
+    if not isinstance(other, dict) or not {"asked", "right"} <= other.keys():
+        raise ValueError(f"{path} tells no single answers; against= takes the vqa.json of another evaluation")
+    return other
+
+
+def compared(
+    answers: Mapping[str, str], asked: str, other: Mapping[str, Any], config: EvaluateConfig
+) -> dict[str, Any]:
+    """Difference from other answers, in points, by type; paired by question.
+
+    Raises:
+        ValueError: they are to other questions.
+    """
+    if other["asked"] != asked:
         raise ValueError(
-            f"{path} holds no answers to the same questions; evaluate both on the same data, split, episodes"
+            f"{config.against} holds no answers to the same questions; evaluate both on the same data, split, episodes"
         )
     pairs = {kind: [list(map(int, right[kind])) for right in (answers, other["right"])] for kind in answers}
-    return {kind: paired_difference(own, before, seed) for kind, (own, before) in pairs.items() if own}
+    return {kind: paired_difference(own, before, config.seed) for kind, (own, before) in pairs.items() if own}
 
 
 def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | None:

@@ -98,7 +98,7 @@ def _film(data: Dataset, questions: SlotQuestions, chosen: int, columns: int) ->
         return np.tile(grey, (1, len(shown), 1))
     try:
         video = data.video(int(questions.scene[chosen]))
-    except FileNotFoundError:
+    except (OSError, ValueError):  # released videos may be missing, cut short or unreadable
         return np.tile(grey, (1, len(shown), 1))
     return np.concatenate(
         [np.asarray(Image.fromarray(video[f]).resize((COLUMN, COLUMN))) if f < len(video) else grey for f in shown],

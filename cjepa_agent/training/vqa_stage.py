@@ -87,8 +87,8 @@ class VQAStage:
             intervened.require_predictor_of(slots)
         self.train = SlotQuestions(data.questions("train").first(vqa.limit), slots, config.frames, intervened)
         held_out = data.questions("validation").first(vqa.limit)
-        every = max(1, len(held_out.scenes) // vqa.videos) if vqa.videos else 1
-        chosen = held_out.scenes[::every][: vqa.videos or None]
+        count = min(vqa.videos or len(held_out.scenes), len(held_out.scenes))
+        chosen = [held_out.scenes[number * len(held_out.scenes) // count] for number in range(count)]
         self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)
         self.vqa = vqa
         self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}

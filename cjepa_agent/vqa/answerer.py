@@ -145,7 +145,7 @@ class Answerer(nn.Module, ABC):
     def attention(self, slots: Tensor, words: Tensor, owner: Tensor, descriptive: Tensor) -> Tensor:
         """What [CLS] attends to in the last layer, mean over heads: weights (I, C, S) of tokens of slots in time.
 
-        They sum to 1 together with those of [CLS] itself and of the words.
+        They sum to 1 together with those of all other tokens: [CLS] itself, words and, in models that perceive, pairs.
         """
 
     def visible(self, slots: Tensor) -> Tensor:

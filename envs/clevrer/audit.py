@@ -31,6 +31,7 @@ from envs.clevrer.dataset import question_file
 from envs.clevrer.questions.files import TYPES, Json, read_questions
 from envs.clevrer.questions.templates import template
 from envs.clevrer.questions.vocabulary import ATTRIBUTES, ngrams, tokenize
+from envs.files import atomic
 
 # Of CLEVRER's LSTM.
 PUBLISHED = {
@@ -229,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         result: dict[str, Any] = {split: distributions(scenes) for split, scenes in splits.items()}
         result["scores"] = [asdict(score) for score in scores]
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        with atomic(options.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
