@@ -24,6 +24,7 @@ from benchmarks.report import (
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.ctt import CTTConfig
+from cjepa_agent.data import EpisodeFile
 from cjepa_agent.dynamics import TransformerConfig
 from cjepa_agent.encoder import CONFIG
 from cjepa_agent.evaluation.config import EvaluateConfig, RuleObjectives
@@ -312,12 +313,17 @@ class SystemsBenchmark:
         return Report(self.out / "benchmark_systems_paces.json", self.identity(), "paces")
 
     def identity(self) -> dict[str, Any]:
-        """The settings that results depend on, and what the slots are of; those of one file must share them.
+        """The settings that results depend on, and what data and slots are of; those of one file must share them.
+
+        The last bits of data that were made anew may depend on the machine, so that these are told apart by how they
+        were made.
 
         Raises:
-            FileNotFoundError: there are no slots.
+            FileNotFoundError: there are no slots, or no data.
         """
-        values = asdict(self) | {"slots": read_json(self.slots / "slots.json")}
+        recipe = {name: value for name, value in EpisodeFile(self.data).attrs.items() if name != "versions"}
+        slots = {name: value for name, value in read_json(self.slots / "slots.json").items() if name != "content"}
+        values = asdict(self) | {"data": {"file": self.data.name, **recipe}, "slots": slots}
         for name in ("systems", "training_seeds", "runs", "batch", "out", "page"):
             del values[name]
         return values
