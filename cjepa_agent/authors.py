@@ -130,7 +130,7 @@ def released_predictor(part: Part, n_slots: int, heads: int, history: int | None
         ValueError: tensors are missing, of the wrong size or not finite, or the history is not told.
     """
     tensors = {name: t.squeeze(-1) if name.endswith("_encoder.weight") else t for name, t in part.tensors.items()}
-    _need(part.path, tensors, ("time_pos_embed", "transformer.layers.0.1.1.weight"))
+    _need(part.path, tensors, {"time_pos_embed": 3, "transformer.layers.0.1.1.weight": 2})
     rows, width = tensors["time_pos_embed"].shape[1], tensors["time_pos_embed"].shape[-1]
     frames = history or HISTORY.get(rows)
     if frames is None or not 0 < frames < rows:
@@ -198,7 +198,7 @@ def _videosaur_backbone(part: Part) -> dict[str, Tensor]:
 
 def _videosaur_config(part: Part, tensors: Tensors, n_slots: int | None) -> AnyEncoderConfig:
     prefix = "encoder.backbone."
-    _need(part.path, tensors, (f"{prefix}pos_embed", f"{prefix}patch_embed.proj.weight", "encoder.mean"))
+    _need(part.path, tensors, {f"{prefix}pos_embed": 3, f"{prefix}patch_embed.proj.weight": 4, "encoder.mean": 1})
     if n_slots is None:
         raise ValueError(
             f"the tensors of {part.path} do not tell the number of slots; set n_slots=4 (Push-T) or 7 (CLEVRER)"
@@ -226,17 +226,19 @@ def _videosaur_config(part: Part, tensors: Tensors, n_slots: int | None) -> AnyE
 
 
 def _stosavi_config(part: Part, tensors: Tensors, n_slots: int | None) -> AnyEncoderConfig:
-    _need(part.path, tensors, ("encoder.init_latents", "encoder.encoder.0.0.weight"))
+    _need(part.path, tensors, {"encoder.init_latents": 3, "encoder.encoder.0.0.weight": 4})
     slots, dim = tensors["encoder.init_latents"].shape[1:]
     if n_slots not in (None, slots):
         raise ValueError(f"{part.path} has {slots} slots, n_slots is {n_slots}")
     return StoSAViConfig(n_slots=slots, slot_dim=dim, width=tensors["encoder.encoder.0.0.weight"].shape[0])
 
 
-def _need(path: Path, tensors: Tensors, names: Sequence[str]) -> None:
-    if missing := [name for name in names if name not in tensors]:
+def _need(path: Path, tensors: Tensors, axes: Mapping[str, int]) -> None:
+    """Raise ValueError unless there are tensors of these names with at least as many axes."""
+    if missing := [name for name, least in axes.items() if name not in tensors or tensors[name].ndim < least]:
         raise ValueError(
-            f"{path} lacks the tensors {missing}; its download may be incomplete, or it is of another model"
+            f"{path} lacks the tensors {missing}, or they have fewer axes than {axes}; "
+            f"its download may be incomplete, or it is of another model"
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor
@@ -135,7 +136,10 @@ class Checkpoint:
         if missing:
             raise FileNotFoundError(f"{folder} is not a checkpoint: it lacks {', '.join(missing)}")
         config = _read_config(folder / CONFIG)
-        model = WorldModel(config["model"]).eval()
+        try:
+            model = WorldModel(config["model"]).eval()
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{folder / CONFIG} describes no model that can be built: {error}") from error
         weights, buffers = _split(model.state_dict())
         processors, prior = _read_processors(folder / PROCESSORS, buffers)
         model.load_state_dict({**load_tensors(folder / MODEL, weights), **processors}, strict=True)
@@ -188,6 +192,8 @@ def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[st
     # ActionPrior checks its own tensors: the number of components is free, and bounds may be infinite.
     prior = {name: tensors.pop(PRIOR + name) for name in PRIOR_TENSORS if PRIOR + name in tensors}
     check_tensors(path, tensors, buffers)
+    if wrong := {PRIOR + name: str(part.dtype) for name, part in prior.items() if part.dtype != torch.float32}:
+        raise ValueError(f"{path} holds no valid action prior: expected float32, got {wrong}")
     missing = sorted(PRIOR + name for name in PRIOR_TENSORS if name not in prior)
     if missing:
         raise ValueError(f"{path} does not fit config.json: missing tensors {missing}")

@@ -35,6 +35,7 @@ ACTION_MEAN, ACTION_STD = (-0.0087, 0.0068), (0.2019, 0.2002)
 PROPRIO_MEAN = (236.6155, 264.5674, -2.93032027, 2.54307914)
 PROPRIO_STD = (101.1202, 87.0112, 74.84556075, 74.14009094)
 ACTION_WIDTH = 2
+STILL = 1e-6  # deviation of what never changes
 LARGE = 10**9  # bytes of memory that are worth a word before they are taken
 
 
@@ -218,7 +219,12 @@ def _normalisation(data: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         return (ACTION_MEAN, ACTION_STD), (PROPRIO_MEAN, PROPRIO_STD)
     episodes = EpisodeFile(data)
     action, proprio = (episodes.read_all(column).astype(np.float64) for column in ("action", "proprio"))
-    return (action.mean(0), action.std(0)), (proprio.mean(0), proprio.std(0))
+    if (action.shape[1], proprio.shape[1]) != (ACTION_WIDTH, len(PROPRIO_MEAN)):
+        raise ValueError(
+            f"{data} has actions of {action.shape[1]} and proprioception of {proprio.shape[1]} numbers; expected "
+            f"{ACTION_WIDTH} and {len(PROPRIO_MEAN)}, as of Push-T"
+        )
+    return (action.mean(0), action.std(0).clip(min=STILL)), (proprio.mean(0), proprio.std(0).clip(min=STILL))
 
 
 def _convert(config: ConvertConfig) -> None:
@@ -235,8 +241,11 @@ def main() -> None:
 
 
 def with_keys(arguments: list[str]) -> list[str]:
-    """Arguments as Hydra takes them: the first two words without a key get those of SOURCE and OUT."""
-    words = [word for word in arguments if not word.startswith("-") and "=" not in word]
+    """Arguments as Hydra takes them: the first two words without a key get those of SOURCE and OUT.
+
+    Names of files that are there are words, since Lightning writes ``epoch=29.ckpt``.
+    """
+    words = [word for word in arguments if not word.startswith("-") and ("=" not in word or Path(word).exists())]
     rest = [word for word in arguments if word not in words]
     # Either may be given by its key, so that there are fewer words than names. As JSON strings, because Hydra gives a
     # meaning to many characters that paths have.

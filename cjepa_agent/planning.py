@@ -37,6 +37,7 @@ from planners import (
 )
 from planners.protocol import Goal, Z
 
+GRAPHS = 256  # a plan has a population for each of its rounds, and an agent up to five horizons
 METHODS: dict[str, Callable[..., Planner[Any, Any]]] = {
     "cem": CEM,
     "icem": ICEM,
@@ -204,6 +205,14 @@ class PlanStart(NamedTuple):
     taken: Tensor
 
 
+def _allow_graphs(count: int) -> None:
+    """Let PyTorch compile a function for so many shapes; beyond its default of 8 it runs them uncompiled."""
+    from torch._dynamo import config  # takes seconds, which those who compile nothing need not wait
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
+    setattr(config, name, max(count, getattr(config, name)))
+
+
 class LatentPlanner:
     """Search through the world model toward goal latents.
 
@@ -237,6 +246,7 @@ class LatentPlanner:
     def _compiled_cost(self) -> CostFunction[PlanStart, Latent]:
         if self.settings.compile == "off":
             return self.cost
+        _allow_graphs(GRAPHS)
         if self.settings.compile == "kernels":
             return torch.compile(self.cost)
         if self.prior.device.type != "cuda":

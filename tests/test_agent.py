@@ -285,6 +285,17 @@ def test_a_compiled_cost_gives_the_same_plans() -> None:
     np.testing.assert_allclose(compiled, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_compiled_cost_may_take_all_shapes_of_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo import config
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    monkeypatch.setattr(config, name, 8)
+    agent(SETTINGS)
+    assert getattr(config, name) == 8
+    agent(replace(SETTINGS, compile="kernels"))
+    assert getattr(config, name) >= 4 * 30  # horizons and rounds of a search
+
+
 @pytest.mark.parametrize("change", [{"precision": "float16"}, {"compile": "on"}])
 def test_unknown_precisions_and_ways_to_compile_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"planner.{next(iter(change))} is .*; expected one of"):

@@ -40,8 +40,8 @@ def test_rays_and_ground_lead_back() -> None:
         np.testing.assert_allclose(camera.ground(pixel, z=point[2]), point[:2], atol=1e-9)
 
 
-def test_footprint() -> None:
-    (far_left, far_right, near_right, near_left) = Camera().footprint()
+def test_the_corners_see_the_ground_where_the_published_camera_does() -> None:
+    (far_left, far_right, near_right, near_left) = Camera().ground([[0, 0], [480, 0], [480, 320], [0, 320]])
     assert far_left == pytest.approx([far_right[0], -far_right[1]])
     assert near_left == pytest.approx([near_right[0], -near_right[1]])
     assert (near_right[0], far_right[0]) == pytest.approx((2.18, -5.6), abs=0.05)

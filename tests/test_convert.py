@@ -21,7 +21,7 @@ from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.convert import ConvertConfig, convert
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data import EpisodeFile, write_episodes
 from cjepa_agent.pickles import memory_needed, read_pickle
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.released_predictor import ReleasedPredictor
@@ -134,6 +134,7 @@ NAME = "model.predictor.transformer.layers.1.1.4.weight"
         (lambda: edited(world_model(), lambda t: t.update({NAME: t[NAME][:-1]})), r"weight is .*\(31, 48\), expected"),
         (lambda: edited(world_model(), lambda t: t[NAME].fill_(torch.nan)), "NaN or infinite"),
         (lambda: edited(predictor(), lambda t: t.pop("time_pos_embed")), "no network that is known here"),
+        (lambda: edited(predictor(), lambda t: t.update(time_pos_embed=torch.zeros(3))), "fewer axes than"),
         (lambda: predictor(rows=9), "time embedding of 9 rows.*set history="),
         (lambda: edited(videosaur(), lambda t: t.pop("initializer.mean")), r"lacks the tensors \['encoder.mean'\]"),
         (lambda: edited(stosavi(), lambda t: t.update(other=torch.zeros(1))), r"unexpected tensors \['other'\]"),
@@ -388,11 +389,29 @@ def test_nothing_is_overwritten_and_missing_files_are_named(tmp_path: Path) -> N
         run(tmp_path / "none.ckpt", tmp_path / "new")
 
 
+def test_an_array_alone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "array.pkl").write_bytes(pickle.dumps(np.zeros((2, 3), np.float32)))
+    with pytest.raises(ValueError, match=r"array\.pkl"):
+        run(tmp_path / "array.pkl", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("columns", "message"), [((1, 4), "actions of 1"), ((2, 3), "proprioception of 3")])
+def test_normalisation_of_other_columns_is_refused(tmp_path: Path, columns: tuple[int, int], message: str) -> None:
+    action, proprio = (np.zeros((6, width), np.float32) for width in columns)
+    write_episodes(
+        tmp_path / "data.h5", [{"pixels": np.zeros((6, 8, 8, 3), np.uint8), "action": action, "proprio": proprio}]
+    )
+    torch.save(world_model(), tmp_path / "source.ckpt")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "source.ckpt", tmp_path / "out", n_slots=4, data=str(tmp_path / "data.h5"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_command(tmp_path: Path) -> None:
-    (tmp_path / "a (1), b.pkl").write_bytes(pickle.dumps(slots()))
+    (tmp_path / "a (1), b=c.pkl").write_bytes(pickle.dumps(slots()))
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cjepa_agent.convert", "a (1), b.pkl", "out"]
+    command = [sys.executable, "-m", "cjepa_agent.convert", "a (1), b=c.pkl", "out"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "slots of 6 videos" in done.stdout, done.stderr
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -71,11 +71,6 @@ class Camera:
         rays = self.rays(pixels)
         return np.asarray(POSITION[:2] + rays[..., :2] * ((z - POSITION[2]) / rays[..., 2:]))
 
-    def footprint(self, z: float = RADIUS) -> NDArray[np.float64]:
-        """The four points x, y (4, 2) at height ``z`` seen in the corners of the picture, from top left clockwise."""
-        w, h = self.width, self.height
-        return self.ground([[0, 0], [w, 0], [w, h], [0, h]], z)
-
 
 REFERENCE = Camera()
 
