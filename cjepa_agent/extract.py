@@ -47,7 +47,7 @@ class ExtractConfig:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: a number is out of range, or there is no such device.
+        ValueError: a number is out of range.
     """
 
     data: Path = field(default_factory=lambda: cache_folder() / "pusht.h5")
@@ -62,11 +62,11 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         if min(self.stride, self.batch) < 1 or self.episodes < 0:
             raise ValueError(f"stride and batch must be at least 1 and episodes 0 or more, got {self}")
-        require_device(self.device)
 
 
 def extract(config: ExtractConfig) -> None:
     """Encode episodes one after another; ``slots.json`` counts the finished ones."""
+    require_device(config.device)
     if not config.data.is_dir():
         if config.splits != SPLITS:
             raise ValueError(f"splits chooses videos of a CLEVRER data set, and {config.data} is none")

@@ -80,7 +80,6 @@ class RolloutConfig:
         if self.limit < 0:
             raise ValueError(f"limit must be 0 or more, got {self.limit}")
         require_splits(self.splits)
-        require_device(self.device)
         if self.checkpoint == COPY and self.remove != "none":
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":
@@ -97,6 +96,7 @@ class RolloutConfig:
 
 def rollout(config: RolloutConfig) -> None:
     """Continue all videos, or all of them without each object."""
+    require_device(config.device)
     source = VideoSlots(config.slots)
     if "observed" in source.identity:
         raise ValueError(f"{config.slots} holds videos that were continued already; give the slots that extract wrote")

@@ -120,7 +120,7 @@ def test_extraction_refuses_settings_out_of_range(change: dict[str, Any], messag
     if torch.cuda.is_available() and "GPU" in message:
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=message):
-        ExtractConfig(**change)
+        extract(ExtractConfig(**change))
 
 
 def test_windows_pair_frames_with_the_actions_between_them(data: Path, slots: Path) -> None:
