@@ -21,8 +21,9 @@ help: ## List the commands
 demo: $(VENV)/.demo ## Plan Push-T from pixels with the bundled weights: table, videos and report
 	$(BIN)/python -m cjepa_agent.evaluate $(ARGS)
 
+# A process per core, which share no cores within PyTorch; fixtures are made once per file.
 test: $(VENV)/.test ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 lint: $(VENV)/.test ## Check style and types
 	$(BIN)/ruff check .
