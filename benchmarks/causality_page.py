@@ -313,7 +313,7 @@ def draw_attention(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     rows = math.ceil(max(1, len(panels)) / columns)
     figure = Figure(figsize=(1 + 1.8 * columns, 0.6 + 2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for (name, (layers, scores)), panel in zip(panels.items(), axes, strict=False):
+    for (name, (layers, scores)), panel in zip(panels.items(), axes[: len(panels)], strict=True):
         depth = np.unique(layers)
         panel.axhline(0.5, color="0.6", linestyle="--", linewidth=0.8)
         panel.plot(depth, [scores[layers == layer].mean() for layer in depth], color="C0", linewidth=0.8)
