@@ -17,6 +17,7 @@ from benchmarks.causality_page import (
     systems_table,
     trainings_table,
 )
+from benchmarks.predictors import UNMASKED_SYSTEM, check_slots, system
 from benchmarks.report import (
     Report,
     digest,
@@ -25,7 +26,6 @@ from benchmarks.report import (
     require_trainings,
     write_page,
 )
-from benchmarks.systems import UNMASKED_SYSTEM, check_slots, system
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.dynamics import Predictor
@@ -69,7 +69,7 @@ class CausalityBenchmark:
             ``-fixed`` (other kinds of mask at the same rate), ``c-jepa-2-upto`` (0 to 2 objects, by chance, as in the
             paper's appendix E.3; the others hide as many in every sample), ``c-jepa-1-weighted`` (1 object hidden that
             counts a tenth in the history's loss and nothing in the future's), ``slotformer``, ``ocvp``, ``oc-dino-wm``,
-            ``ctt``, ``ctt-published``; see ``benchmarks.systems``.
+            ``ctt``, ``ctt-published``; see ``benchmarks.predictors``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
         slots: folder of its slots, ``python -m cjepa_agent.extract``, of the true state (``encoder=state``) or of
@@ -245,6 +245,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "removal": removal,
         **evaluate_interventions(config.evaluation(weights, removal)),
         "aloe": answers,
+        "asked_aloe": asked(config) if answers else {},
     }
 
 
@@ -269,9 +270,19 @@ def answered(config: CausalityBenchmark, predictor: Path, seed: int, removal: Re
     data, slots = Dataset(config.data), VideoSlots(settings.slots)
     intervened = Intervened(predictor / INTERVENED, data, slots)
     file = data.questions(config.split).first(config.vqa.limit)
-    asked = SlotQuestions(file, slots, config.aloe.frames, intervened)
-    right = asked.right(predict(load(settings.out / "checkpoint"), asked))
-    return {kind: right[asked.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
+    questions = SlotQuestions(file, slots, config.aloe.frames, intervened)
+    right = questions.right(predict(load(settings.out / "checkpoint"), questions))
+    return {kind: right[questions.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
+
+
+def asked(config: CausalityBenchmark) -> dict[str, list[int]]:
+    """For each type of question that ALOE answers the scene of each."""
+    file = Dataset(config.data).questions(config.split).first(config.vqa.limit).whole()
+    scenes: dict[str, list[int]] = {kind: [] for kind in TYPES}
+    for scene in file.scenes:
+        for question in scene["questions"]:
+            scenes[question["question_type"]].append(int(scene["scene_index"]))
+    return scenes
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

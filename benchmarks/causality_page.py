@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.predictors import UNMASKED_SYSTEM
 from benchmarks.report import markdown_table, write_figure
-from benchmarks.systems import UNMASKED_SYSTEM
 from cjepa_agent.evaluation.results import interval_text, paired_difference, points_text
 from envs.clevrer.questions.files import TYPES
 
@@ -56,11 +56,11 @@ the weight, and what they do later counts nothing. Scored are {scenes} scenes of
 split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
 systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
 video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told in
-`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects with 95 % intervals over scenes;
-questions are answered from predicted collisions, without ALOE, per question with Wilson 95 % intervals. Where ALOE was
-trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted without the object, in training
-and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual: CLEVRER's own videos, and
-counterfactual questions that read no predicted frame.
+`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects; questions are answered from
+predicted collisions, without ALOE, per question. Intervals are 95 % ones that take scenes as independent, not what is
+in one scene. Where ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted
+without the object, in training and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual:
+CLEVRER's own videos, and counterfactual questions that read no predicted frame.
 
 With `predictor=clevrer`, the default, C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which
 the paper's does not, and learns 10 frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict
@@ -270,13 +270,13 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
         for reader, kind in readers:
             right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
             if seeds and right[0].size:
-                lines.append(
-                    [name, kind, reader, str(len(seeds)), points_text(paired_difference(right, without, seed))]
-                )
+                scenes = own[seeds[0]]["asked_aloe" if reader == "ALOE" else "asked"][kind]
+                points = points_text(paired_difference(right, without, seed, scenes))
+                lines.append([name, kind, reader, str(len(seeds)), points])
     if not lines:
         return ""
     header = ["system", "questions", "read by", "training seeds", "points against nothing hidden"]
-    note = "Intervals are of questions drawn with replacement; they do not cover the training's randomness."
+    note = "Intervals are of scenes drawn with replacement; they do not cover the training's randomness."
     return f"{markdown_table(header, lines)}\n\n{note}"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.contenders import dino_wm
 from benchmarks.measuring import peak_bytes, reset_peak, seconds
-from benchmarks.systems import UNMASKED, system
+from benchmarks.predictors import UNMASKED, system
 from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
@@ -38,8 +38,8 @@ class TrainingBenchmark:
 
     A step sees one frame of history or all that the predictor has; trainings mix both (``dynamics.single_frame``).
 
-    Rows are the systems of ``benchmarks.systems`` at their default size, ``c-jepa-paper`` (C-JEPA's published size on
-    4 slots) and ``dino-wm-paper`` (DINO-WM's, on 196 tokens of 384 numbers).
+    Rows are the systems of ``benchmarks.predictors`` at their default size, ``c-jepa-paper`` (C-JEPA's published size
+    on 4 slots) and ``dino-wm-paper`` (DINO-WM's, on 196 tokens of 384 numbers).
 
     Attributes:
         systems: at their default size; the first row is ``c-jepa-1`` in any case.

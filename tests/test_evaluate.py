@@ -17,7 +17,7 @@ from tiny_model import SETTINGS, tiny_checkpoint
 from cjepa_agent.data import EpisodeFile, split_episodes, write_episodes
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.controllers import OracleController
-from cjepa_agent.evaluation.results import wilson_interval
+from cjepa_agent.evaluation.results import share_of, wilson_interval
 from cjepa_agent.evaluation.video import colour_masks
 from cjepa_agent.manifest import Manifest, ManifestConfig, draw, evaluation_pairs
 from envs.pusht import SUCCESS_RULES, PushTEnv, success_rule
@@ -37,6 +37,30 @@ SEEDS = (0, 1, 42)
 )
 def test_wilson_interval(successes: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_intervals_of_shares_cover_the_truth_where_hits_of_one_scene_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    covered, naive = 0, 0
+    for _ in range(400):
+        sizes = rng.integers(1, 20, 60)
+        scenes = np.repeat(np.arange(60), sizes)
+        right = rng.random(len(scenes)) < np.repeat(rng.beta(4, 1, 60), sizes)  # 0.8 on average
+        share = share_of(list(zip(scenes.tolist(), right.tolist(), strict=True)))
+        assert share["mean"] == pytest.approx(100 * right.mean()) and share["number"] == len(right)
+        covered += share["low"] < 80 < share["high"]
+        low, high = wilson_interval(int(right.sum()), len(right))
+        naive += low < 0.8 < high
+    assert 0.92 <= covered / 400 <= 0.975 and naive / 400 < 0.85
+
+
+@pytest.mark.parametrize("right", [0, 7, 10])
+def test_intervals_of_shares_are_never_narrower_than_of_independent_hits(right: int) -> None:
+    """As many hits in each scene as in any other tell of less spread than chance has, and a single scene of none."""
+    expected = [100 * end for end in wilson_interval(10 * right, 100)]
+    for hits in ([(i // 10, i % 10 < right) for i in range(100)], [(0, i % 10 < right) for i in range(100)]):
+        share = share_of(hits)
+        assert [share["low"], share["high"]] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])

@@ -260,7 +260,10 @@ class TestMeasure:
         asked = Dataset(data).questions("validation").scenes
         for kind in ("predictive", "counterfactual"):
             count = sum(q["question_type"] == kind for scene in asked for q in scene["questions"])
-            assert all(len(right) == count for right in perfect.answers[kind].values())
+            assert all(len(own) == count for own in perfect.answers[kind].values())
+            assert {tuple(of for of, _ in own) for own in perfect.answers[kind].values()} == {
+                tuple(s["scene_index"] for s in asked for q in s["questions"] if q["question_type"] == kind)
+            }
             if count:
                 assert report["questions"][kind]["predicted"] == report["questions"][kind]["true positions"]
         assert report["influence"]["shift"]["AUROC"] > 0.99
@@ -343,6 +346,7 @@ class TestStudy:
             assert len(entry["aloe"]) == 2
             for kind, right in entry["aloe"][0].items():
                 assert len(right) == sum(q["question_type"] == kind for q in asked)
+                assert entry["asked_aloe"][kind] == [0] * len(right)
         assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
         removals = {entry["system"]: entry["removal"] for entry in entries.values()}
         assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
@@ -384,7 +388,8 @@ class TestStudy:
     def test_contrasts_are_paired_by_question(self) -> None:
         def entry(system: str, right: list[int]) -> dict[str, object]:
             answers = {kind: dict.fromkeys(("predicted", "downstream"), right) for kind in KINDS}
-            return {"system": system, "training_seed": 0, "answers": answers}
+            asked = dict.fromkeys(KINDS, list(range(len(right))))
+            return {"system": system, "training_seed": 0, "answers": answers, "asked": asked}
 
         text = causality_page.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)
         assert "| c-jepa-3 | counterfactual | downstream | 1 | +50.0 (+0.0 to +100.0) |" in text

@@ -18,8 +18,10 @@ from tiny_model import SETTINGS
 
 from benchmarks import systems
 from benchmarks.causality import CausalityBenchmark
+from benchmarks.predictors import ROLLED_WINDOWS, System, system
 from benchmarks.report import Report
-from benchmarks.systems import System, SystemsBenchmark, system
+from benchmarks.systems import SystemsBenchmark
+from benchmarks.systems_page import contrasts
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, write_episodes
@@ -167,6 +169,17 @@ def test_paired_intervals_do_not_depend_on_how_much_is_drawn_at_once(monkeypatch
     assert results.paired_difference(own, other, 3) == whole and whole["low"] < whole["mean"] < whole["high"]
 
 
+def test_paired_intervals_draw_whole_scenes() -> None:
+    own, other = np.random.default_rng(1).integers(0, 2, (2, 90))
+    scenes = np.random.default_rng(2).permutation(90)
+    once = results.paired_difference(own, other, 3, scenes.tolist())
+    repeated = [np.tile(each, 7) for each in (own, other)]
+    seven_times = results.paired_difference(*repeated, 3, np.tile(scenes, 7).tolist())
+    assert seven_times == pytest.approx({**once, "number": 630})  # the same seven times tells no more
+    independent = results.paired_difference(*repeated, 3)
+    assert independent["high"] - independent["low"] < 0.5 * (once["high"] - once["low"])
+
+
 def test_intervals_do_not_depend_on_what_else_is_compared() -> None:
     rng = np.random.default_rng(0)
 
@@ -174,7 +187,7 @@ def test_intervals_do_not_depend_on_what_else_is_compared() -> None:
         return {"system": name, "training_seed": 0, "solved": {"strict": rng.integers(0, 2, 50).tolist()}}
 
     plain, one, other = entry("oc-jepa"), entry("ocvp"), entry("slotformer")
-    alone, beside = systems.contrasts([plain, other], 0), systems.contrasts([plain, one, other], 0)
+    alone, beside = contrasts([plain, other], 0), contrasts([plain, one, other], 0)
     (line,) = [line for line in alone.splitlines() if line.startswith("| slotformer")]
     assert line in beside
 
@@ -185,10 +198,10 @@ def test_contrasts_are_paired_by_pair_and_seed() -> None:
 
     plain = [entry("oc-jepa", 0, [0, 0, 1, 1]), entry("oc-jepa", 1, [0, 0, 0, 1])]
     others = [entry("ocvp", 0, [1, 1, 0, 0]), entry("c-jepa-1", 1, [1, 1, 1, 1]), entry("c-jepa-1", 2, [0, 0, 0, 0])]
-    text = systems.contrasts([*others, *plain], 0)
+    text = contrasts([*others, *plain], 0)
     assert "| ocvp | 1 | +0.0 (+0.0 to +0.0) | +0.0 (-100.0 to +100.0) |" in text
     assert "| c-jepa-1 | 1 | +0.0 (+0.0 to +0.0) | +75.0 (" in text  # seed 2 has nothing to be compared with
-    assert text.count("\n| ") == 4 and systems.contrasts(others, 0) == ""
+    assert text.count("\n| ") == 4 and contrasts(others, 0) == ""
 
 
 def test_processes_share_a_file(tmp_path: Path) -> None:
@@ -288,7 +301,7 @@ def test_where_c_jepa_learns_many_frames_at_once_others_learn_from_rollouts() ->
         predictor=preset(PredictorConfig, "predictor", "clevrer"),
         dynamics=preset(DynamicsTrainingConfig, "dynamics", "clevrer"),
     )
-    rolled = replace(videos.dynamics, rollout_from=0.0, rollout_batch=systems.ROLLED_WINDOWS)
+    rolled = replace(videos.dynamics, rollout_from=0.0, rollout_batch=ROLLED_WINDOWS)
     for name in ("slotformer", "ocvp"):
         assert videos.training(name, 0).dynamics == rolled
     for name in ("oc-jepa", "oc-dino-wm"):

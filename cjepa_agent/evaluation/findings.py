@@ -77,7 +77,7 @@ class Findings:
         courses: of ``factual``, ``influenced`` and ``not influenced`` objects and of each source of positions
             (``predicted``, ``downstream``, ``unchanged``) the sum of errors [radii] in each frame, and their number,
             (2, 128).
-        answers: for each kind of question and source whether each was answered rightly.
+        answers: for each kind of question and source of each question its scene and whether it was answered rightly.
         attention: per scene (layers, heads, 6, 6), the query second to last.
         looked_at: scene of each of these.
         seen: of each object that the camera sees in an observed frame, whether a slot holds it.
@@ -91,7 +91,7 @@ class Findings:
     courses: defaultdict[tuple[str, str], NDArray[np.float64]] = field(
         default_factory=lambda: defaultdict(lambda: np.zeros((2, VISIBLE_FRAMES)))
     )
-    answers: dict[str, dict[str, list[bool]]] = field(
+    answers: dict[str, dict[str, list[tuple[int, bool]]]] = field(
         default_factory=lambda: {kind: {name: [] for name in SOURCES} for kind in ("predictive", "counterfactual")}
     )
     attention: list[NDArray[np.float64]] = field(default_factory=list)
@@ -176,7 +176,7 @@ def measure(
                 collided = {id: pairs[name] for id, pairs in without[row].items()}
                 facts = replace(truth.facts, without=collided, unseen=unseen)
                 for kind, right in _answered(facts, questions.get(truth.scene, [])):
-                    found.answers[kind][name].append(right)
+                    found.answers[kind][name].append((truth.scene, right))
         if isinstance(model.predictor, MaskedPredictor):
             found.attention += list(_attention(model, slots, model.predictor, holders))
             found.looked_at += chosen

@@ -24,7 +24,7 @@ slots of pixels. Errors of that read-out are part of all figures; how large they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cjepa_agent.collisions import PairScore, sum_of
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
-from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, wilson_interval
+from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, share_of
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
@@ -77,18 +77,22 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(f"{source.folder} needs scenes of the splits train and {config.split!r}")
     readouts = fit_readouts(model, source, data, training, config.seed)
     found = measure(model, source, data, scenes, readouts, config.removal)
-    answers = {kind: {name: list(map(int, right)) for name, right in by.items()} for kind, by in found.answers.items()}
+    answers = {
+        kind: {name: [int(right) for _, right in own] for name, own in by.items()} for kind, by in found.answers.items()
+    }
+    asked = {kind: [scene for scene, _ in by[SOURCES[0]]] for kind, by in found.answers.items()}
     return {
         "slots": source.identity,
         "scenes": len(scenes),
         "readout_scenes": len(training),
         **summary(found, config.seed),
         "answers": answers,
+        "asked": asked,
     }
 
 
 def summary(found: Findings, seed: int) -> dict[str, Any]:
-    """What is written of findings; intervals are 95 % ones, of errors by drawing scenes with replacement."""
+    """What is written of findings; intervals are 95 % ones that take scenes as independent, not their parts."""
     rng = np.random.default_rng(seed)
     errors: dict[str, Any] = {"factual": {"predicted": scene_mean(found.factual, rng)}}
     for name, wanted in (("influenced", True), ("not influenced", False)):
@@ -116,7 +120,7 @@ def summary(found: Findings, seed: int) -> dict[str, Any]:
             "factual": {name: _scores(score) for name, score in found.factual_pairs.items()},
         },
         "questions": {
-            kind: {name: _share(right) for name, right in by.items() if right} for kind, by in found.answers.items()
+            kind: {name: share_of(own) for name, own in by.items() if own} for kind, by in found.answers.items()
         },
         "influence": _influence(found),
     }
@@ -179,11 +183,6 @@ def table(report: Mapping[str, Any]) -> str:
             plain_table(["influence told by", "AUROC", "average precision"], influence),
         ]
     )
-
-
-def _share(right: Sequence[bool]) -> dict[str, float]:
-    low, high = wilson_interval(sum(right), len(right))
-    return {"mean": 100 * sum(right) / len(right), "low": 100 * low, "high": 100 * high, "number": len(right)}
 
 
 def _scores(score: PairScore) -> dict[str, float]:

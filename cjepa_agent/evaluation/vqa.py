@@ -65,7 +65,7 @@ def run(config: EvaluateConfig) -> str:
     header, cells = table(rows)
     answers = right_by_type(graded)
     asked = hashlib.sha256(json.dumps([[item.scene, item.question_id] for item in graded]).encode()).hexdigest()
-    against = compared(answers, asked, other, config) if other else {}
+    against = compared(graded, asked, other, config) if other else {}
     report = {
         "config": config.record(),
         "model": examinee.record() if examinee else None,
@@ -106,10 +106,8 @@ def other_answers(path: Path) -> Mapping[str, Any]:
     return other
 
 
-def compared(
-    answers: Mapping[str, str], asked: str, other: Mapping[str, Any], config: EvaluateConfig
-) -> dict[str, Any]:
-    """Difference from other answers, in points, by type; paired by question.
+def compared(graded: Sequence[Graded], asked: str, other: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
+    """Difference from other answers, in points, by type; paired by question, with intervals of scenes.
 
     Raises:
         ValueError: they are to other questions.
@@ -118,8 +116,12 @@ def compared(
         raise ValueError(
             f"{config.against} holds no answers to the same questions; evaluate both on the same data, split, episodes"
         )
-    pairs = {kind: [list(map(int, right[kind])) for right in (answers, other["right"])] for kind in answers}
-    return {kind: paired_difference(own, before, config.seed) for kind, (own, before) in pairs.items() if own}
+    differences = {}
+    for kind in TYPES:
+        if own := [item for item in graded if item.type == kind]:
+            right, before = [item.right for item in own], list(map(int, other["right"][kind]))
+            differences[kind] = paired_difference(right, before, config.seed, [item.scene for item in own])
+    return differences
 
 
 def majority_baseline(data: Dataset, scenes: Sequence[Json]) -> list[Graded] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cjepa_agent.evaluation.results import wilson_interval
+from cjepa_agent.evaluation.results import share_of
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.questions.files import TYPES
 
@@ -26,30 +26,38 @@ class Accuracy:
         group: ``type``, ``subtype`` or ``template``.
         name: which one; ``all`` are all questions together (a micro average).
         unit: ``question``, where all choices must be right, or ``choice``.
-        number: of units.
-        right: of the model.
+        hits: of each unit its scene and whether the model is right.
         baseline: right of the majority per template, None if it is not known.
     """
 
     group: str
     name: str
     unit: str
-    number: int
-    right: int
+    hits: Sequence[tuple[int, bool]]
     baseline: int | None = None
 
+    @property
+    def number(self) -> int:
+        """Of units."""
+        return len(self.hits)
+
+    @property
+    def right(self) -> int:
+        """Units that the model is right in."""
+        return sum(right for _, right in self.hits)
+
     def summary(self) -> dict[str, Any]:
-        """All of it with percentages, and Wilson's 95 % interval, which takes the units as independent."""
-        low, high = wilson_interval(self.right, self.number)
+        """All of it with percentages, and a 95 % interval, see ``share_of``."""
+        share = share_of(self.hits)
         return {
             "group": self.group,
             "name": self.name,
             "unit": self.unit,
             "number": self.number,
             "right": self.right,
-            "accuracy": 100 * self.right / self.number,
-            "low": 100 * low,
-            "high": 100 * high,
+            "accuracy": share["mean"],
+            "low": share["low"],
+            "high": share["high"],
             "baseline": None if self.baseline is None else 100 * self.baseline / self.number,
         }
 
@@ -75,13 +83,13 @@ def accuracies(graded: Sequence[Graded], baseline: Sequence[Graded] | None = Non
 
 def _per_question(group: str, name: str, mine: Sequence[Graded], theirs: Sequence[Graded] | None) -> Accuracy:
     baseline = sum(item.right for item in theirs) if theirs else None
-    return Accuracy(group, name, "question", len(mine), sum(item.right for item in mine), baseline)
+    return Accuracy(group, name, "question", [(item.scene, item.right) for item in mine], baseline)
 
 
 def _per_choice(group: str, name: str, mine: Sequence[Graded], theirs: Sequence[Graded] | None) -> Accuracy:
-    hits = [hit for item in mine for hit in item.hits]
+    hits = [(item.scene, hit) for item in mine for hit in item.hits]
     baseline = sum(hit for item in theirs for hit in item.hits) if theirs else None
-    return Accuracy(group, name, "choice", len(hits), sum(hits), baseline)
+    return Accuracy(group, name, "choice", hits, baseline)
 
 
 def confusion(graded: Sequence[Graded]) -> dict[str, dict[str, dict[str, int]]]:
