@@ -341,12 +341,12 @@ class TestStudy:
         assert "| c-jepa-2-token | descriptive | ALOE | 1 |" in page
         line, *_ = [line for line in page.splitlines() if line.startswith("| c-jepa-2-token | 1 |")]
         assert line.endswith(" | 80.80 / 65.82 |")
-        asked = Dataset(data).questions("validation").scenes[0]["questions"]
+        scene = Dataset(data).questions("validation").scenes[0]
         for entry in entries.values():
             assert len(entry["aloe"]) == 2
             for kind, right in entry["aloe"][0].items():
-                assert len(right) == sum(q["question_type"] == kind for q in asked)
-                assert entry["asked_aloe"][kind] == [0] * len(right)
+                count = sum(question["question_type"] == kind for question in scene["questions"])
+                assert len(right) == count and entry["asked_aloe"][kind] == [scene["scene_index"]] * count
         assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
         removals = {entry["system"]: entry["removal"] for entry in entries.values()}
         assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
