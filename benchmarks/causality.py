@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -275,14 +276,13 @@ def answered(config: CausalityBenchmark, predictor: Path, seed: int, removal: Re
     return {kind: right[questions.type == number].astype(int).tolist() for number, kind in enumerate(TYPES)}
 
 
-def asked(config: CausalityBenchmark) -> dict[str, list[int]]:
-    """For each type of question that ALOE answers the scene of each."""
-    file = Dataset(config.data).questions(config.split).first(config.vqa.limit).whole()
-    scenes: dict[str, list[int]] = {kind: [] for kind in TYPES}
-    for scene in file.scenes:
+def asked(config: CausalityBenchmark) -> dict[str, dict[int, int]]:
+    """For each type of question that ALOE answers how many there are of each scene, in the order of the answers."""
+    counts: dict[str, Counter[int]] = {kind: Counter() for kind in TYPES}
+    for scene in Dataset(config.data).questions(config.split).first(config.vqa.limit).whole().scenes:
         for question in scene["questions"]:
-            scenes[question["question_type"]].append(int(scene["scene_index"]))
-    return scenes
+            counts[question["question_type"]][int(scene["scene_index"])] += 1
+    return {kind: dict(count) for kind, count in counts.items()}
 
 
 main = command("causality", CausalityBenchmark, run, package="benchmarks")

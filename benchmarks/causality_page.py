@@ -270,7 +270,8 @@ def contrasts(entries: Sequence[Mapping[str, Any]], seed: int) -> str:
         for reader, kind in readers:
             right, without = ([_right(of[s], reader, kind) for s in seeds] for of in (own, plain))
             if seeds and right[0].size:
-                scenes = own[seeds[0]]["asked_aloe" if reader == "ALOE" else "asked"][kind]
+                asked = own[seeds[0]]["asked_aloe" if reader == "ALOE" else "asked"][kind]
+                scenes = np.arange(len(asked)).repeat(list(asked.values()))
                 points = points_text(paired_difference(right, without, seed, scenes))
                 lines.append([name, kind, reader, str(len(seeds)), points])
     if not lines:

@@ -346,7 +346,9 @@ class TestStudy:
             assert len(entry["aloe"]) == 2
             for kind, right in entry["aloe"][0].items():
                 count = sum(question["question_type"] == kind for question in scene["questions"])
-                assert len(right) == count and entry["asked_aloe"][kind] == [scene["scene_index"]] * count
+                assert len(right) == count and entry["asked_aloe"][kind] == (
+                    {str(scene["scene_index"]): count} if count else {}
+                )
         assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
         removals = {entry["system"]: entry["removal"] for entry in entries.values()}
         assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
@@ -388,7 +390,7 @@ class TestStudy:
     def test_contrasts_are_paired_by_question(self) -> None:
         def entry(system: str, right: list[int]) -> dict[str, object]:
             answers = {kind: dict.fromkeys(("predicted", "downstream"), right) for kind in KINDS}
-            asked = dict.fromkeys(KINDS, list(range(len(right))))
+            asked = dict.fromkeys(KINDS, {"7": 2, "11": len(right) - 2})
             return {"system": system, "training_seed": 0, "answers": answers, "asked": asked}
 
         text = causality_page.contrasts([entry("oc-jepa", [0, 0, 1, 1]), entry("c-jepa-3", [1, 1, 1, 1])], 0)

@@ -24,6 +24,7 @@ slots of pixels. Errors of that read-out are part of all figures; how large they
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     answers = {
         kind: {name: [int(right) for _, right in own] for name, own in by.items()} for kind, by in found.answers.items()
     }
-    asked = {kind: [scene for scene, _ in by[SOURCES[0]]] for kind, by in found.answers.items()}
+    asked = {kind: dict(Counter(scene for scene, _ in by[SOURCES[0]])) for kind, by in found.answers.items()}
     return {
         "slots": source.identity,
         "scenes": len(scenes),

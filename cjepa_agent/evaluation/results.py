@@ -67,9 +67,7 @@ def scene_mean(values: Sequence[tuple[int, float]], rng: np.random.Generator) ->
     return _bootstrapped(np.array(each), scenes, rng, RESAMPLES)
 
 
-def paired_difference(
-    own: ArrayLike, other: ArrayLike, seed: int, scenes: Sequence[int] | None = None
-) -> dict[str, float]:
+def paired_difference(own: ArrayLike, other: ArrayLike, seed: int, scenes: ArrayLike | None = None) -> dict[str, float]:
     """The difference of two shares of right answers to the same items, in points, with a bootstrap 95 % interval.
 
     Args:
@@ -79,12 +77,12 @@ def paired_difference(
         scenes: (items,) the scene of each item, for scenes to be drawn with all their items; by default items are.
     """
     difference = 100 * (np.atleast_2d(own).mean(0) - np.atleast_2d(other).mean(0))
-    drawn = range(len(difference)) if scenes is None else scenes
+    drawn = np.arange(len(difference)) if scenes is None else scenes
     return _bootstrapped(difference, drawn, np.random.default_rng(seed), PAIRED_RESAMPLES)
 
 
 def _bootstrapped(
-    values: NDArray[np.float64], scenes: Sequence[int], rng: np.random.Generator, resamples: int
+    values: NDArray[np.float64], scenes: ArrayLike, rng: np.random.Generator, resamples: int
 ) -> dict[str, float]:
     """Mean of values with an interval of 95 % from scenes drawn with replacement."""
     scene = np.unique(scenes, return_inverse=True)[1]
