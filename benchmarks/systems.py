@@ -194,7 +194,7 @@ def run(config: SystemsBenchmark) -> None:
         for name in missing.keys() - paces.entries.keys() - {config.seconds_of}:
             paces.add(name, pace(config, name, config.seconds_of))
     report.fill(config.systems, config.training_seeds, partial(measure, config))
-    shown = {"samples": equal_samples, "seconds": report} if config.seconds_of else {"samples": report}
+    shown = {"samples": equal_samples} | ({"seconds": report} if config.seconds_of else {})
     sections = [section(what, of, SYSTEMS, config.seed, config.page) for what, of in shown.items() if of.entries]
     write_page(config.page, PAGE.format(episodes=config.episodes, split=config.split, sections="\n\n".join(sections)))
     print(f"{plain_table(*table(report.trainings(SYSTEMS)))}\n\nwritten to {report.path} and {config.page}")

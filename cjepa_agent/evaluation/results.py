@@ -93,7 +93,7 @@ def _bootstrapped(
         drawn = rng.integers(0, n, (len(part), n))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "number": len(values)}
+    return {"mean": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high), "number": len(values)}
 
 
 def points_text(value: Mapping[str, float]) -> str:
