@@ -70,7 +70,7 @@ class CausalityBenchmark:
             ``-fixed`` (other kinds of mask at the same rate), ``c-jepa-2-upto`` (0 to 2 objects, by chance, as in the
             paper's appendix E.3; the others hide as many in every sample), ``c-jepa-1-weighted`` (1 object hidden that
             counts a tenth in the history's loss and nothing in the future's), ``slotformer``, ``ocvp``, ``oc-dino-wm``,
-            ``ctt``, ``ctt-published``; see ``benchmarks.predictors``.
+            ``ctt``, ``ctt-published``; see ``benchmarks.systems``.
         training_seeds: each is trained once with each.
         data: CLEVRER data set of ``python -m cjepa_agent.collect env=clevrer``.
         slots: folder of its slots, ``python -m cjepa_agent.extract``, of the true state (``encoder=state``) or of

@@ -69,7 +69,7 @@ def system(name: str, cjepa: PredictorConfig) -> System:
     """The system of a name: C-JEPA with a mask, or another of about its parameters.
 
     Args:
-        name: see ``SystemsBenchmark.systems``.
+        name: see ``benchmarks.systems.SystemsBenchmark.systems``.
         cjepa: architecture of C-JEPA.
 
     Raises:

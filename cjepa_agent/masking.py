@@ -87,7 +87,9 @@ def hide_objects(objects: Tensor, frames: int) -> Tensor:
 @cache
 def _released_order(slots: int) -> tuple[int, ...]:
     """Slots in the order in which the released code hides them."""
-    released = np.random.RandomState(RELEASED_SEED)  # as the released code does; a Generator permutes differently
+    # The legacy generator, which NumPy keeps frozen: the released code permutes with it, and to hide the same slots is
+    # what kind=fixed is for. A numpy.random.Generator of the same seed would hide others.
+    released = np.random.RandomState(RELEASED_SEED)
     return tuple(released.permutation(slots).tolist())
 
 
