@@ -17,6 +17,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, plan_seed
+from cjepa_agent.tensors import require_device
 from planners import RecedingState
 
 Arrays = tuple[NDArray[Any], ...]
@@ -95,7 +96,7 @@ class CJEPAAgent:
         privileged: whether it plans from what an agent cannot see, the simulator's true state.
 
     Raises:
-        ValueError: planner or objective do not fit the checkpoint.
+        ValueError: planner or objective do not fit the checkpoint, or there is no such device.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class CJEPAAgent:
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed is {seed}; expected 0 or more")
+        require_device(str(device))
         self.checkpoint, self.device, self.seed = checkpoint, torch.device(device), seed
         self.settings = PlannerSettings.preset(planner) if isinstance(planner, str) else planner
         self.objective = objective or ObjectiveSettings()
@@ -127,12 +129,13 @@ class CJEPAAgent:
         device: torch.device | str = "cpu",
         seed: int = 0,
         revision: str | None = None,
+        token: str | None = None,
     ) -> CJEPAAgent:
-        """Load a checkpoint: a folder, a Hub id (at ``revision``), or the bundled weights if not given.
+        """Load a checkpoint: a folder, a Hub id (at ``revision``, with ``token``), or the bundled one if not given.
 
         Other arguments and errors are those of the class and of ``Checkpoint.from_pretrained``.
         """
-        checkpoint = Checkpoint.from_pretrained(name_or_path, revision=revision)
+        checkpoint = Checkpoint.from_pretrained(name_or_path, revision=revision, token=token)
         return cls(checkpoint, planner, objective, device, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -233,22 +236,32 @@ class CJEPAAgent:
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
             raise ValueError(f"the agent needs a dict of {list(keys)}, got {found}; {encoder.advice}")
         arrays = {key: np.asarray(observation[key]) for key in keys}
-        single = arrays["proprio"].ndim == 1
+        single = arrays["proprio"].ndim < 2
         if single:
             arrays = {key: value[None] for key, value in arrays.items()}
         n_envs, width = len(arrays["proprio"]), self.model.config.proprio_dim
+        if n_envs == 0:
+            raise ValueError("the observation is of 0 environments; expected one or more")
         for key, value in arrays.items():
             proprio = key.endswith("proprio")
-            fits = value.shape[1:] == (width,) if proprio else encoder.accepts(value.shape[1:], value.dtype.name)
+            accepts = value.dtype.kind in "fiu" and value.shape[1:] == (width,)
+            fits = accepts if proprio else encoder.accepts(value.shape[1:], value.dtype.name) and 0 not in value.shape
             if value.shape[:1] != (n_envs,) or not fits:
                 expected = f"({width},)" if proprio else encoder.form
                 raise ValueError(f"{key} is {value.dtype} {value.shape} for {n_envs} environments; expected {expected}")
+            finite = np.isfinite(value).reshape(n_envs, -1).all(1)
+            if not finite.all():
+                raise ValueError(
+                    f"{key} has NaN or infinite numbers in environments {np.flatnonzero(~finite).tolist()}"
+                )
         return arrays, single
 
     def _resume(
         self, n_envs: int, state: Sequence[Episode] | None, episode_start: NDArray[np.bool_] | None
     ) -> list[Episode]:
         episodes = list(self._episodes if state is None else state)
+        if not all(isinstance(episode, Episode) for episode in episodes):
+            raise ValueError("state must be what predict or begin returned, one Episode per environment")
         if len(episodes) != n_envs:
             if state is not None:
                 raise ValueError(f"state holds {len(episodes)} episodes for {n_envs} environments")
@@ -273,14 +286,19 @@ class CJEPAAgent:
     def _see_frames(self, episodes: list[Episode], inputs: dict[str, NDArray[Any]]) -> None:
         """Add the current frame to the history of the environments that are at a block boundary."""
         due = [i for i, episode in enumerate(episodes) if self._needs_frame(episode)]
-        latents = self._encode([inputs[self.observes][i] for i in due], [inputs["proprio"][i] for i in due])
         context = self.settings.context
-        for i, latent in zip(due, latents, strict=True):
-            episode, taken = episodes[i], episodes[i].taken
-            if episode.blocks is not None:
-                taken = (*taken, episode.blocks[episode.step // self.settings.action_block - 1])
-            history = (*episode.history, latent)[-context:]
-            episodes[i] = replace(episode, history=history, taken=taken[len(taken) - len(history) + 1 :])
+        # A slot must hold the same object in all frames of a history, which slots that are carried along do.
+        carried = context > 1 and isinstance(self.model.encoder, VideoEncoder)
+        later = [i for i in due if carried and episodes[i].history]
+        for members in ([i for i in due if i not in later], later):
+            initial = [episodes[i].history[-1].slots for i in members] if members is later else None
+            observed, proprio = ([inputs[key][i] for i in members] for key in (self.observes, "proprio"))
+            for i, latent in zip(members, self._encode(observed, proprio, initial), strict=True):
+                episode, taken = episodes[i], episodes[i].taken
+                if episode.blocks is not None:
+                    taken = (*taken, episode.blocks[episode.step // self.settings.action_block - 1])
+                history = (*episode.history, latent)[-context:]
+                episodes[i] = replace(episode, history=history, taken=taken[len(taken) - len(history) + 1 :])
 
     def _needs_frame(self, episode: Episode) -> bool:
         if self._needs_plan(episode):

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from cjepa_agent.encoder import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
+from cjepa_agent.provenance import settings_record
 from cjepa_agent.tensors import digest, load_tensors, save_tensors
 from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
 
@@ -39,7 +41,7 @@ class SlotAutoencoder(nn.Module):
     def is_of(self, model: WorldModel) -> bool:
         """Whether a world model has this encoder."""
         own, other = self.encoder.state_dict(), model.encoder.state_dict()
-        same = self.config == model.config.encoder and own.keys() == other.keys()
+        same = _architecture(self.config) == _architecture(model.config.encoder) and own.keys() == other.keys()
         return same and all(torch.equal(own[name], other[name]) for name in own)
 
     def require_slots(self, shape: Sequence[int], folder: Path) -> None:
@@ -53,7 +55,7 @@ class SlotAutoencoder(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 of configuration and weights."""
-        config = json.dumps(asdict(self.config), sort_keys=True)
+        config = json.dumps(_architecture(self.config), sort_keys=True)
         return hashlib.sha256((config + digest(self.state_dict())).encode()).hexdigest()
 
     @staticmethod
@@ -66,7 +68,7 @@ class SlotAutoencoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` to ``folder``."""
         save_tensors(folder / WEIGHTS, self.state_dict())
-        write_json(folder / CONFIG, asdict(self.config))
+        write_json(folder / CONFIG, settings_record(self.config))
 
     @classmethod
     def load(cls, folder: Path) -> SlotAutoencoder:
@@ -83,3 +85,8 @@ class SlotAutoencoder(nn.Module):
         model = cls(config).eval()
         model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)
         return model
+
+
+def _architecture(config: AnyEncoderConfig) -> dict[str, Any]:
+    """The settings of an encoder, less where its training found frozen weights: what they are is in the weights."""
+    return {name: value for name, value in asdict(config).items() if name != "weights"}

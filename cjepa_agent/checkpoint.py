@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +27,7 @@ from cjepa_agent.files import plain, read_json
 from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.hub import find_weights
 from cjepa_agent.patches import PatchTokenConfig
-from cjepa_agent.provenance import git_commit, package_version
+from cjepa_agent.provenance import git_commit, package_version, settings_record
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig
 from envs.files import atomic
@@ -103,7 +103,7 @@ class Checkpoint:
             "model_type": MODEL_TYPE,
             "version": self.version,
             "git_commit": self.commit,
-            "model": asdict(self.model.config),
+            "model": settings_record(self.model.config),
             "training": dict(self.training),
         }
         card, weights, processors = model_card(config), *self._tensors()
@@ -128,10 +128,11 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: no such folder or Hub repository, or a file is missing.
-            ValueError: a file is truncated, foreign or does not fit the others.
+            ValueError: a file is truncated, foreign or does not fit the others; or the name is empty, or that of both
+                bundled weights and a folder.
         """
         files = [CONFIG, MODEL, PROCESSORS, CARD]
-        folder = find_weights(name_or_path or BUNDLED[0], BUNDLED, files, revision, token)
+        folder = find_weights(name_or_path, BUNDLED, files, revision, token)
         missing = [name for name in (CONFIG, MODEL, PROCESSORS) if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} is not a checkpoint: it lacks {', '.join(missing)}")

@@ -98,6 +98,8 @@ def _append(file: h5py.File, episode: Mapping[str, NDArray[Any]], at: int) -> in
         dataset = file[name]
         if dataset.shape[1:] != column.shape[1:]:
             raise ValueError(f"column {name!r} has rows of shape {dataset.shape[1:]} and {column.shape[1:]}")
+        if dataset.dtype != column.dtype:
+            raise ValueError(f"column {name!r} has {dataset.dtype} and {column.dtype}; give all episodes one dtype")
         dataset.resize(at + len(column), axis=0)
         dataset[at:] = column
     return lengths.pop()
@@ -105,7 +107,7 @@ def _append(file: h5py.File, episode: Mapping[str, NDArray[Any]], at: int) -> in
 
 def _create(file: h5py.File, name: str, column: NDArray[Any]) -> None:
     shape = column.shape[1:]
-    rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // column[0].nbytes))
+    rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, column[0].nbytes)))
     compression = "lzf" if column.ndim > 2 else None
     file.create_dataset(
         name, (0, *shape), column.dtype, maxshape=(None, *shape), chunks=(rows, *shape), compression=compression

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 
 def find_weights(
-    name_or_path: str | Path,
+    name_or_path: str | Path | None,
     bundled: Sequence[str],
     files: Sequence[str],
     revision: str | None = None,
@@ -20,21 +20,28 @@ def find_weights(
     """The folder that ``name_or_path`` means, downloaded if need be.
 
     Args:
-        name_or_path: a folder, a Hub id ``owner/name``, or one of ``bundled``.
+        name_or_path: a folder, a Hub id ``owner/name``, or one of ``bundled``; None means the first of these.
         bundled: names of weights that come with the package.
-        files: what is downloaded from the Hub.
+        files: what is downloaded from the Hub; the first is in every folder of weights.
         revision: branch, tag or commit of a Hub id.
         token: for private repositories on the Hub.
 
     Raises:
         FileNotFoundError: no such folder or Hub repository.
+        ValueError: the name is empty, or that of bundled weights and of a folder with others.
     """
+    if name_or_path is None:
+        return _in_package(bundled[0])
     name = str(name_or_path)
-    if name in bundled:
-        folder = Path(str(resources.files("cjepa_agent") / "pretrained" / name))
-        if not folder.is_dir():
-            raise FileNotFoundError(f"this installation lacks the bundled weights {name}; give a folder or a Hub id")
-        return folder
+    if not name:
+        raise ValueError(f"the name of the weights is empty; give a folder, a Hub id or one of {list(bundled)}")
+    if isinstance(name_or_path, str) and name in bundled:
+        if (Path(name) / files[0]).is_file():
+            raise ValueError(
+                f"{name!r} is both weights of the package and a folder with weights here; give './{name}' for the "
+                f"folder, or call from another working directory for those of the package"
+            )
+        return _in_package(name)
     if Path(name).is_dir():
         return Path(name)
     try:
@@ -45,3 +52,10 @@ def find_weights(
         raise FileNotFoundError(
             f"{name_or_path} is no checkpoint folder, and the Hub gave no repository of this name: {error}"
         ) from error
+
+
+def _in_package(name: str) -> Path:
+    folder = Path(str(resources.files("cjepa_agent") / "pretrained" / name))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"this installation lacks the bundled weights {name}; give a folder or a Hub id")
+    return folder

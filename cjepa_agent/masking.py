@@ -21,9 +21,9 @@ class MaskConfig:
     Attributes:
         count: number of objects hidden per sample, 0..S; at most so many when ``upto``.
         kind: ``object`` hides whole objects after their first frame; ``token`` hides as many cells, drawn one by
-            one; ``tube`` hides whole objects with their first frame, so that no identity anchor stays; ``fixed``
-            is ``object`` with the same objects in every sample, those that the authors' released code hides:
-            it makes its generator anew, with seed 42, on every call.
+            one; ``tube`` hides whole objects with their first frame, so that no identity anchor stays, but nothing of
+            a history of one frame, as no kind does; ``fixed`` is ``object`` with the same objects in every sample,
+            those that the authors' released code hides: it makes its generator anew, with seed 42, on every call.
         upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
         history_weight: of recovering what is hidden, in the loss; 1 in the paper.
         future_weight: of the future of objects that are hidden throughout, likewise. Where they went cannot be told,
@@ -74,7 +74,9 @@ def sample_mask(config: MaskConfig, batch: int, frames: int, slots: int, generat
     else:
         order = torch.rand(batch, slots, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     objects = order < _counts(config, batch, generator)[:, None]
-    return objects.unsqueeze(1).repeat(1, frames, 1) if config.kind == "tube" else hide_objects(objects, frames)
+    if config.kind == "tube" and frames > 1:
+        return objects.unsqueeze(1).repeat(1, frames, 1)
+    return hide_objects(objects, frames)
 
 
 def hide_objects(objects: Tensor, frames: int) -> Tensor:

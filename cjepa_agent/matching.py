@@ -36,24 +36,6 @@ def match_slots(source: Tensor, target: Tensor) -> Tensor:
         return best_assignment(pairwise_errors(source, target))
 
 
-def matched_cost(source: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over slots and dimensions after the best matching.
-
-    Args:
-        source: (..., S, D).
-        target: (..., S, D), broadcast against ``source``.
-
-    Returns:
-        (...), differentiable; NaN where a slot holds NaN.
-
-    Raises:
-        ValueError: shapes do not fit, or more than 12 slots.
-    """
-    errors = pairwise_errors(source, target)
-    permutation = best_assignment(errors.detach())
-    return errors.take_along_dim(permutation.unsqueeze(-2), dim=-2).squeeze(-2).mean(-1)
-
-
 def pairwise_errors(source: Tensor, target: Tensor) -> Tensor:
     """Mean squared error (..., S, S) of each source slot (row) to each target slot (column).
 

@@ -309,7 +309,6 @@ def _last(values: Tensor, hidden: Tensor | None, future: int) -> Tensor:
     """``last_visible`` of numbers (B, T, S, N) of objects."""
     if hidden is not None:
         frames = torch.arange(values.shape[1], device=values.device)[:, None]
-        latest = torch.where(hidden, 0, frames).cummax(dim=1).values
-        visible = values.masked_fill(hidden[:, :1, :, None], 0.0)
-        values = visible.gather(1, latest.unsqueeze(-1).expand_as(values))
+        latest = torch.where(hidden, -1, frames).cummax(dim=1).values.unsqueeze(-1)
+        values = values.gather(1, latest.clamp(min=0).expand_as(values)).masked_fill(latest < 0, 0.0)
     return torch.cat([values, values[:, -1:].expand(-1, future, -1, -1)], dim=1)

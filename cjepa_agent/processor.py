@@ -66,7 +66,7 @@ class Processor(nn.Module):
         Raises:
             ValueError: if anything is not finite.
         """
-        for name, value in (("slots", slots), ("proprio", proprio), ("actions", blocks)):
+        for name, value in (("slots", slots), ("later slots", later), ("proprio", proprio), ("actions", blocks)):
             if not torch.isfinite(value).all():
                 raise ValueError(f"the training {name} contain NaN or infinite values; clean the dataset first")
         for centre, deviation, values in (

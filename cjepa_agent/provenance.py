@@ -34,11 +34,16 @@ def git_commit() -> str | None:
 
 
 def settings_record(config: Any) -> dict[str, Any]:
-    """All settings of a command as they are written beside results; absolute paths are cut to their last part."""
-    return {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for name, value in asdict(config).items()
-    }
+    """All settings of a dataclass as they are written beside results; absolute paths are cut to their last part."""
+    return {name: _without_folders(value) for name, value in asdict(config).items()}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_folders(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_folders(each) for each in value)
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -319,9 +319,8 @@ def downstream(
     foretold = _foretold(present, history, step, steps, future)
     changes = foretold.index_fill(2, taken, False)
     others = torch.tensor([s for s in range(slots.shape[2]) if how != "drop" or s != removed], device=slots.device)
-    path = _interleaved(model, slots[:, : seen * step]).slots
-    path = F.pad(path, (0, 0, 0, 0, 0, steps - seen))
-    made = foretold & (torch.arange(steps, device=slots.device) >= seen).view(1, -1, 1)
+    path = _interleaved(model, F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))).slots
+    made = _ended(present, step, steps)
     hidden = F.one_hot(taken, slots.shape[2]).bool().expand(len(path), history, -1) if how == "mask" else None
     apart = path.new_zeros(len(path), slots.shape[2])
     for call, begin in enumerate(range(history, steps, future)):
@@ -333,8 +332,8 @@ def downstream(
             # Over all that a call foretells: soon after a collision the observed course tells of it by itself.
             difference = (predicted - expected[:, :, call].flatten(0, 1)).square().mean(-1).amax(1) * changes[:, begin]
             apart = torch.maximum(apart, difference)
-            parted = made[:, begin - 1] | (changes[:, begin] & (difference > tolerance))
-            made[:, now] |= parted.unsqueeze(1)
+            made[:, now] |= (changes[:, begin] & (difference > tolerance)).unsqueeze(1)
+        made[:, now] |= made[:, begin - 1 : begin]
         path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted[:, : now.stop - begin], path[:, now])
     result = _merged(model, path)[:, :frames]
     result[:, :observed] = torch.where(_in_order(made, step)[:, :observed].unsqueeze(-1), result[:, :observed], slots)
@@ -401,8 +400,13 @@ def _foretold(present: Tensor, history: int, step: int, steps: int, future: int)
     beyond = (0, 0, 0, steps * step - present.shape[1])
     seen = _by_offset(F.pad(present.cummax(1).values.cumsum(1) > history * step, beyond), step, steps)
     begins = history + (torch.arange(steps, device=present.device) - history) // future * future
-    ended = _by_offset(F.pad(torch.zeros_like(present), beyond, value=True), step, steps)
-    return seen[:, begins.clamp(min=0)] | ended
+    return seen[:, begins.clamp(min=0)] | _ended(present, step, steps)
+
+
+def _ended(present: Tensor, step: int, steps: int) -> Tensor:
+    """(B f, steps, S) bool, in the order of ``_by_offset``: what comes after the observed video, see ``_foretold``."""
+    beyond = (0, 0, 0, steps * step - present.shape[1])
+    return _by_offset(F.pad(torch.zeros_like(present), beyond, value=True), step, steps)
 
 
 def _by_offset(values: Tensor, step: int, steps: int) -> Tensor:

@@ -118,6 +118,8 @@ class SlotData(SlotWindows):
         if not (folder / "slots.json").is_file():
             raise FileNotFoundError(f"no slots in {folder}; make them with `python -m cjepa_agent.extract`")
         self.meta = read_json(folder / "slots.json")
+        if not isinstance(self.meta, dict) or not {"stride", "episodes"} <= set(self.meta):
+            raise ValueError(f"{folder / 'slots.json'} does not tell stride and episodes; extract the slots again")
         try:
             self.slots = np.load(folder / "slots.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -126,6 +128,8 @@ class SlotData(SlotWindows):
         self.stride = int(self.meta["stride"])
         self.proprio = torch.from_numpy(episodes.read_all("proprio"))
         self.actions = torch.from_numpy(episodes.read_all("action"))
+        if self.slots.ndim != 3:
+            raise ValueError(f"{folder / 'slots.npy'} has shape {self.slots.shape}; expected (frames, slots, numbers)")
         if len(self.slots) != len(self.proprio):
             raise ValueError(
                 f"{folder} holds slots of {len(self.slots)} frames, {episodes.path} has {len(self.proprio)}; "
@@ -137,8 +141,9 @@ class SlotData(SlotWindows):
                 f"{folder} holds slots of episodes with other actions than those of {episodes.path}; "
                 f"extract the slots of this dataset"
             )
-        if not torch.isfinite(self.actions).all():
-            raise ValueError(f"{episodes.path} has NaN or infinite actions")
+        for name, column in (("actions", self.actions), ("proprio", self.proprio)):
+            if not torch.isfinite(column).all():
+                raise ValueError(f"{episodes.path} has NaN or infinite {name}")
 
     def done(self, split: Split) -> NDArray[np.int64]:
         """Episodes of ``split`` whose slots have been extracted."""

@@ -56,7 +56,7 @@ class EncoderConfig:
             to slots (debugging, upper bounds).
         n_slots: S.
         slot_dim: D.
-        image_size: side of the input frames, px; frames of other sizes are resized.
+        image_size: side of the input frames, px, a multiple of 4; frames of other sizes are resized.
         width: channels of CNN and attention.
         iterations: rounds of slot attention.
         decoder_width: channels of the decoder.
@@ -77,6 +77,8 @@ class EncoderConfig:
             raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM}, got {self.slot_dim}")
         if min(self.n_slots, self.image_size, self.width, self.iterations, self.decoder_width) < 1:
             raise ValueError(f"encoder sizes must be positive, got {self}")
+        if self.kind == "slots" and self.image_size % 4:
+            raise ValueError(f"encoder.image_size must be a multiple of 4, got {self.image_size}")
 
     def build(self) -> tuple[Encoder, Decoder]:
         """The encoder, and the decoder that draws its slots; learned weights start random."""
@@ -107,7 +109,11 @@ AnyPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPC
 def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
     """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
     kinds: dict[Any, type[AnyEncoderConfig]] = {kind.kind: kind for kind in get_args(AnyEncoderConfig)}
-    return kinds.get(values.get("kind"), EncoderConfig)(**values)
+    kinds |= dict.fromkeys(PRIVILEGED, EncoderConfig)
+    name = values.get("kind", EncoderConfig.kind)
+    if name not in kinds:
+        raise ValueError(f"encoder.kind is {name!r}; expected one of {list(kinds)}")
+    return kinds[name](**values)
 
 
 def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:

@@ -104,10 +104,11 @@ class CEMConfig:
 class CEM(Generic[Z, Goal]):
     """Samples plans from a normal distribution over whitened coordinates and refits it to the best, repeatedly.
 
-    Candidate 0 of every iteration is the current mean (as in DINO-WM and stable-worldmodel). Candidates are
-    clipped to the prior's bounds before they are scored. Elites are ordered by cost, equal costs by candidate
-    number. Mean and unbiased standard deviation are refitted to the elites of finite cost; where an environment
-    has fewer than two, its standard deviation stays, and with none its mean too.
+    The first of the newly drawn candidates of every iteration is the current mean (as in DINO-WM and
+    stable-worldmodel); kept elites come before them. Candidates are clipped to the prior's bounds before they are
+    scored. Elites are ordered by cost, equal costs by candidate number. Mean and unbiased standard deviation are
+    refitted to the elites of finite cost; where an environment has fewer than two, its standard deviation stays, and
+    with none its mean too.
 
     The search itself is elementwise arithmetic: wherever an environment's costs are the same to the last bit alone
     and in any batch (see ``planners.in_chunks``), so is its plan. Unless ``tolerance`` or ``time_budget_ms`` ask for

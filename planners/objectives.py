@@ -108,3 +108,7 @@ class GoalObjective:
                 f"got proprio {tuple(proprio.shape)} and goal proprio {tuple(goal_proprio.shape)} beside slots "
                 f"{tuple(slots.shape)}; expected (B, N, H, P) and (B, P)"
             )
+        if self.proprio_dims is not None and not all(0 <= index < proprio.shape[3] for index in self.proprio_dims):
+            raise ValueError(
+                f"proprio_dims {self.proprio_dims} are not all among {proprio.shape[3]} numbers of proprio"
+            )

@@ -83,9 +83,14 @@ class ActionPrior:
             high: (A,) largest allowed values.
             mean: (A,); the middle of the bounds if not given.
             std: environment units, one number or (A,), above 0.
+
+        Raises:
+            ValueError: see the class; or bounds without a middle, and no mean.
         """
         if mean is None:
             mean = low + (high - low) / 2
+            if not mean.isfinite().all():
+                raise ValueError(f"bounds {low.tolist()} to {high.tolist()} have no middle; give mean")
         scale = torch.as_tensor(std, dtype=mean.dtype, device=mean.device).expand_as(mean)
         return cls(mean, torch.diag(scale), low, high)
 

@@ -30,6 +30,8 @@ class RandomShootingConfig:
     bounds: Literal["clip", "truncate"] = "clip"
 
     def __post_init__(self) -> None:
+        if not 0 < self.std < float("inf"):
+            raise ValueError(f"std is {self.std}; expected a positive number of whitened units")
         self.as_cem()
 
     def as_cem(self) -> CEMConfig:

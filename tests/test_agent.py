@@ -16,8 +16,11 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoder import prepare_frames
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
+from cjepa_agent.stosavi import StoSAViConfig
+from cjepa_agent.world_model import WorldModel
 from envs.pusht import PushTEnv
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon
 
@@ -203,6 +206,10 @@ def test_imagination_shows_every_block_of_the_plan() -> None:
         lambda o: {**o, "pixels": o["pixels"].astype(np.float32)},
         lambda o: {**o, "pixels": o["pixels"].transpose(2, 0, 1)},
         lambda o: {**o, "proprio": o["proprio"][:2]},
+        lambda o: {**o, "proprio": np.float32(0.0)},
+        lambda o: {**o, "proprio": o["proprio"].astype(str)},
+        lambda o: {**o, "pixels": o["pixels"][:0]},
+        lambda o: {key: value[None][:0] for key, value in o.items()},
     ],
 )
 def test_observations_that_do_not_fit(change: Any) -> None:
@@ -210,8 +217,40 @@ def test_observations_that_do_not_fit(change: Any) -> None:
         agent().predict(change(env().reset(seed=0)[0]))
 
 
+def test_numbers_that_are_none_are_told_by_key_and_environment() -> None:
+    observation = stack([env().reset(seed=seed)[0] for seed in range(3)])
+    observation["proprio"][2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"proprio has NaN or infinite numbers in environments \[2\]"):
+        agent().predict(observation)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    missing = "gpu" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(ValueError, match="device"):
+        agent(device=missing)
+
+
+def test_slots_that_are_carried_along_go_on_within_a_history() -> None:
+    encoder = StoSAViConfig(n_slots=3, slot_dim=20, width=8, image_size=64)
+    torch.manual_seed(0)
+    model = WorldModel(replace(CONFIG, encoder=encoder)).eval()
+    player, world = CJEPAAgent(replace(tiny_checkpoint(), model=model), WITH_HISTORY), env()
+    observation, _ = world.reset(seed=0)
+    frames = []
+    for step in range(11):
+        if step % 5 == 0:
+            frames.append(torch.from_numpy(observation["pixels"]))
+        action, (episode,) = player.predict(observation)
+        observation = world.step(action)[0]
+    seen = torch.stack([model.processor.raw_slots(latent.slots) for latent in episode.history])
+    tracked = model.encoder.carry(prepare_frames(torch.stack(frames), 64)[None]).slots[0]
+    torch.testing.assert_close(seen, tracked, atol=1e-5, rtol=1e-4)
+
+
 def test_state_and_episode_start_must_fit_the_observation() -> None:
     player, observation = agent(), env().reset(seed=0)[0]
+    with pytest.raises(ValueError, match="what predict or begin returned"):
+        player.predict(observation, state=(None,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="2 episodes for 1"):
         player.predict(observation, state=player.begin([0, 1]))
     with pytest.raises(ValueError, match="episode_start"):

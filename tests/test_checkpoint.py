@@ -14,7 +14,11 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 from cjepa_agent import checkpoint as module
 from cjepa_agent import hub as hub_module
 from cjepa_agent.agent import CJEPAAgent
+from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.provenance import settings_record
+from cjepa_agent.train import TrainConfig
+from cjepa_agent.videosaur import SmallVideoSAURConfig
 from planners import ActionPrior
 
 
@@ -75,6 +79,33 @@ def test_agent_saves_and_loads_the_same_checkpoint(folder: Path, tmp_path: Path)
     CJEPAAgent.from_pretrained(folder, SETTINGS).save_pretrained(tmp_path / "again")
     for name in ("config.json", "model.safetensors", "processors.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_folder_of_the_name_of_bundled_weights_is_never_mistaken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint().save_pretrained("pusht")
+    with pytest.raises(ValueError, match="give './pusht' for the folder"):
+        Checkpoint.from_pretrained("pusht")
+    assert Checkpoint.from_pretrained("./pusht").model.config == Checkpoint.from_pretrained(Path("pusht")).model.config
+    assert Checkpoint.from_pretrained().model.config.encoder.n_slots == 4
+    with pytest.raises(ValueError, match="empty"):
+        Checkpoint.from_pretrained("")
+
+
+def test_files_do_not_tell_the_folders_of_a_machine(tmp_path: Path) -> None:
+    def encoder(folder: str) -> SlotAutoencoder:
+        torch.manual_seed(0)
+        sizes = {"image_size": 16, "patch": 8, "width": 8, "depth": 1, "heads": 2, "positions": 2, "decoder_width": 8}
+        return SlotAutoencoder(SmallVideoSAURConfig(n_slots=2, slot_dim=8, **sizes, weights=folder))
+
+    own, others = encoder("/home/own/patches"), encoder("/home/other/frozen")
+    own.save(tmp_path)
+    assert "/home" not in (tmp_path / "encoder.json").read_text() and own.digest() == others.digest()
+    assert SlotAutoencoder.load(tmp_path).digest() == own.digest()
+    config = TrainConfig(encoder=own.config)
+    assert "/home" not in json.dumps(settings_record(config), default=str)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processors.safetensors"])

@@ -205,6 +205,7 @@ def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
         ([{**EPISODES[0], "action": EPISODES[1]["action"]}], "equally long and not empty"),
         ([EPISODES[0], {"action": EPISODES[1]["action"]}], "same columns"),
         ([EPISODES[0], make_episode(3, size=9)], "rows of shape"),
+        ([EPISODES[0], {**EPISODES[1], "action": EPISODES[1]["action"].astype(int)}], "give all episodes one dtype"),
     ],
 )
 def test_episodes_that_do_not_fit_are_not_written(tmp_path: Path, episodes: list[Columns], message: str) -> None:

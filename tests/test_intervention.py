@@ -130,19 +130,21 @@ class TestResimulation:
 
 
 class TestDownstream:
+    @pytest.mark.parametrize("observed", [128, 127])
     @pytest.mark.parametrize("how", ["drop", "empty"])
-    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str) -> None:
-        model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[3:5]])
+    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str, observed: int) -> None:
+        model, videos = random_model(), torch.stack([true_slots(t)[:observed] for _, t in random_scenes()[3:5]])
         again, predicted = resimulated(model, videos, 150, 1, how)  # type: ignore[arg-type]
         found = downstream(model, videos, 150, 1, how, tolerance=-1.0)  # type: ignore[arg-type]
         assert torch.equal(found.predicted[:, :, :6], predicted[:, :, :6])
         assert torch.allclose(found.slots, again, atol=1e-4)
 
-    def test_what_does_not_change_is_as_observed(self) -> None:
-        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+    @pytest.mark.parametrize("observed", [128, 127])
+    def test_what_does_not_change_is_as_observed(self, observed: int) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1])[:observed].unsqueeze(0)
         found = downstream(model, video, 150, 0, tolerance=torch.inf)
-        assert torch.equal(found.slots[:, :128, 1:], video[:, :, 1:]) and not found.slots[:, :, 0].any()
-        assert not found.predicted[:, :128].any() and found.predicted[:, 128:].all()
+        assert torch.equal(found.slots[:, :observed, 1:], video[:, :, 1:]) and not found.slots[:, :, 0].any()
+        assert not found.predicted[:, :observed].any() and found.predicted[:, observed:].all()
 
     def test_predictors_of_one_frame_are_compared_as_far_ahead_as_c_jepa(self, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)

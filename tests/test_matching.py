@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cjepa_agent.matching import ENUMERATED, LARGEST, best_assignment, match_slots, matched_cost, pairwise_errors
+from cjepa_agent.matching import ENUMERATED, LARGEST, best_assignment, match_slots, pairwise_errors
 
 
 def total(costs: Tensor, rows: Tensor) -> Tensor:
@@ -55,7 +55,6 @@ def test_shuffled_slots_are_put_back_in_order(n_slots: int) -> None:
     source = target.take_along_dim(shuffle.unsqueeze(-1), dim=1)
     rows = match_slots(source, target)
     assert torch.equal(source.take_along_dim(rows.unsqueeze(-1), dim=1), target)
-    assert torch.equal(matched_cost(source, target), torch.zeros(6))
 
 
 def test_matching_is_the_same_alone_and_in_a_batch() -> None:
@@ -71,7 +70,8 @@ def test_target_broadcasts_over_candidates() -> None:
     source, target = torch.randn(3, 10, 4, 8, generator=generator), torch.randn(3, 1, 4, 8, generator=generator)
     errors = (source.unsqueeze(-2) - target.unsqueeze(-3)).square().mean(-1)
     torch.testing.assert_close(pairwise_errors(source, target), errors)
-    torch.testing.assert_close(matched_cost(source, target).double(), scipy_total(errors) / 4)
+    matched = source.take_along_dim(match_slots(source, target).unsqueeze(-1), dim=-2)
+    torch.testing.assert_close((matched - target).square().mean(-1).sum(-1).double(), scipy_total(errors))
 
 
 def test_small_differences_of_large_slots_still_decide() -> None:
@@ -79,16 +79,10 @@ def test_small_differences_of_large_slots_still_decide() -> None:
     assert match_slots(target[:, [2, 0, 1]], target).tolist() == [[1, 2, 0]]
 
 
-def test_cost_is_differentiable_and_passes_nan_on() -> None:
-    source = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3), requires_grad=True)
-    target = source.detach()[:, [1, 0, 3, 2]] + 0.5
-    matched_cost(source, target).sum().backward()
-    assert source.grad is not None
-    torch.testing.assert_close(source.grad, torch.full_like(source, 2 * -0.5 / (4 * 3)))
+def test_slots_with_nan_are_matched_somehow() -> None:
     for n_slots in (4, 7):
         broken = torch.zeros(2, n_slots, 3)
         broken[1, 2, 0] = torch.nan
-        assert matched_cost(broken, torch.zeros(2, n_slots, 3)).isnan().tolist() == [False, True]
         assert_permutations(match_slots(broken, torch.zeros(2, n_slots, 3)))
 
 

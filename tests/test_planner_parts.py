@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from planner_problems import A, H, Start, box, seeded
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cjepa_agent.matching import match_slots, matched_cost
+from cjepa_agent.matching import match_slots, pairwise_errors
 from cjepa_agent.planning import ObjectiveSettings
 from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.world_model import WorldModelConfig
@@ -313,7 +314,20 @@ def test_matched_slots_are_weighted_by_the_goals_slot() -> None:
     assert torch.allclose(objective(slots, None, goal_slots, None), torch.full((2, 1), 0.09))
     predicted = prediction()[0]
     equal = GoalObjective(match=match_slots)(predicted, None, goal_slots, None)
-    assert torch.allclose(equal, matched_cost(predicted[:, :, -1], goal_slots[:, None]))
+    errors = pairwise_errors(predicted[:, :, -1], goal_slots[:, None])
+    best = [float(matrix[linear_sum_assignment(matrix)].mean()) for matrix in errors.flatten(0, 1).numpy()]
+    assert torch.allclose(equal.flatten(), torch.tensor(best, dtype=equal.dtype))
+
+
+def test_a_matched_cost_is_differentiable_and_passes_nan_on() -> None:
+    goal = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(3))
+    slots = (goal[:, [1, 0, 3, 2]] + 0.5)[:, None, None].clone().requires_grad_()
+    GoalObjective(match=match_slots)(slots, None, goal, None).sum().backward()
+    assert slots.grad is not None
+    torch.testing.assert_close(slots.grad, torch.full_like(slots, 2 * 0.5 / (4 * 3)))
+    broken = slots.detach().clone()
+    broken[..., 2, 0] = torch.nan
+    assert GoalObjective(match=match_slots)(broken, None, goal, None).isnan().all()
 
 
 def test_objective_drives_a_planner() -> None:

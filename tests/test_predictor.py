@@ -74,6 +74,10 @@ class TestMask:
         hidden = sample_mask(MaskConfig(kind="tube"), 16, 3, S, torch.Generator().manual_seed(3))
         assert (hidden.sum(1) % 3 == 0).all() and (hidden[:, 0].sum(1) == 1).all()
 
+    @pytest.mark.parametrize("kind", ["object", "token", "tube", "fixed"])
+    def test_nothing_of_a_single_frame_is_hidden(self, kind: str) -> None:
+        assert not sample_mask(MaskConfig(2, kind), 16, 1, S, torch.Generator()).any()  # type: ignore[arg-type]
+
     def test_token_masks_hide_as_many_cells_but_no_first_frame(self) -> None:
         hidden = sample_mask(MaskConfig(kind="token", count=2), 200, 3, S, torch.Generator().manual_seed(3))
         assert not hidden[:, 0].any()
@@ -294,6 +298,12 @@ class TestPredictor:
         assert torch.equal(base[:, 1], past.slots[0, [0, 1, 1, 1], 1])
         assert not base[:, 2].any()
         assert torch.equal(base[:, 3], past.slots[0, [0, 1, 2, 2], 3])
+
+    def test_what_is_hidden_at_first_is_known_once_it_is_seen(self) -> None:
+        past, hidden = history(1, 3), torch.zeros(1, 3, S, dtype=torch.bool)
+        hidden[0, 0, 1] = True
+        base = last_visible(past, hidden, future=1).slots[0]
+        assert not base[0, 1].any() and torch.equal(base[1:, 1], past.slots[0, [1, 2, 2], 1])
 
     def test_last_motion(self) -> None:
         past = history(1, 3)
