@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cjepa_agent.files import write_json
 from cjepa_agent.provenance import provenance
 from envs.clevrer.physics import FRAMES, VISIBLE_FRAMES, Trajectory, simulate
 from envs.clevrer.render import CLEVRERRenderer
@@ -75,8 +75,7 @@ def main() -> None:
         "results": results,
         "milliseconds": milliseconds,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.output, report)
     print(f"written to {arguments.output}")
 
 

@@ -266,19 +266,24 @@ def _note(*parts: tuple[int, int]) -> str:
     return f"{', '.join(fewer)}, extrapolated linearly" if fewer else "all"
 
 
+def checkpoint_of(weights: str, seed: int) -> Checkpoint:
+    """A checkpoint by its name; ``paper`` is the paper's predictor with random weights from ``seed``."""
+    if weights == PAPER:
+        return paper_network(Checkpoint.from_pretrained(), seed)
+    return Checkpoint.from_pretrained(weights)
+
+
 def entries(weights: str, planner: PlannerSettings, efforts: dict[str, Effort], seed: int) -> dict[str, Entry]:
     """The rows that can be asked for.
 
     Args:
-        weights: a checkpoint, or ``paper`` for the paper's predictor with random weights.
+        weights: see ``checkpoint_of``.
         planner: settings of the search.
         efforts: ``ours``, ``published``, ``peer`` and ``patches``.
         seed: of random weights.
     """
-    checkpoint = Checkpoint.from_pretrained(None if weights == PAPER else weights)
+    checkpoint = checkpoint_of(weights, seed)
     patches = patch_network(checkpoint, seed)
-    if weights == PAPER:
-        checkpoint = paper_network(checkpoint, seed)
     # The others know neither of these.
     plain = replace(planner, precision="float32", compile="off")
     halved = replace(planner, precision="bfloat16")

@@ -22,6 +22,7 @@ from cjepa_agent.evaluation.session import make_env
 from cjepa_agent.manifest import evaluation_pairs
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.provenance import settings_record
+from cjepa_agent.tensors import require_device
 from configs.command import command
 from envs.pusht.success import success_rule
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig
@@ -108,6 +109,7 @@ class PlannersBenchmark:
 
 def run(config: PlannersBenchmark) -> None:
     """Run what is missing in the file, then print the table and draw the plot."""
+    require_device(config.device)
     path = Path(config.out) / "benchmark_planners.json"
     report = Report(path, config.identity(), "searches")
     checkpoint, known = Checkpoint.from_pretrained(config.weights), searches()

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.contest import HEADER, Contest, Effort, entries, report
+from benchmarks.contest import HEADER, Contest, Effort, checkpoint_of, entries, report
 from benchmarks.latency import Latency, latency_table, measure_latency
 from benchmarks.scaling import Ranges, measure_scaling, scaling_text
-from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from cjepa_agent.provenance import provenance, settings_record
+from cjepa_agent.tensors import require_device
 from configs.command import command
 
 EPISODE_BLOCKS = 10
@@ -115,7 +115,7 @@ def table(config: PlanningBenchmark) -> tuple[str, dict[str, Any]]:
 
 def scaling(config: PlanningBenchmark) -> tuple[str, dict[str, Any]]:
     """``task=scaling``: likewise, beside a plot per size."""
-    checkpoint = Checkpoint.from_pretrained(config.weights)
+    checkpoint = checkpoint_of(config.weights, config.seed)
     curves = measure_scaling(
         checkpoint, config.planner, config.objective, torch.device(config.device), config.ranges, Path(config.out)
     )
@@ -124,7 +124,7 @@ def scaling(config: PlanningBenchmark) -> tuple[str, dict[str, Any]]:
 
 def latency(config: PlanningBenchmark) -> tuple[str, dict[str, Any]]:
     """``task=latency``: likewise."""
-    checkpoint = Checkpoint.from_pretrained(config.weights)
+    checkpoint = checkpoint_of(config.weights, config.seed)
     result = measure_latency(checkpoint, config.planner, config.latency, config.device, config.seed)
     return latency_table(result), result
 
@@ -138,6 +138,7 @@ TASKS: dict[str, Callable[[PlanningBenchmark], tuple[str, dict[str, Any]]]] = {
 
 def run(config: PlanningBenchmark) -> None:
     """Run the task, print its table and write ``benchmark_planning_<task>.json``."""
+    require_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     text, results = TASKS[config.task](config)

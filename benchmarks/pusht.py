@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +14,11 @@ import gymnasium as gym
 import numpy as np
 
 import envs  # noqa: F401  (registers PushT-v0 also where the distribution is not installed)
+from cjepa_agent.files import write_json
+from cjepa_agent.provenance import package_version, provenance
 
 OURS, PEER = "PushT-v0", "gym_pusht/PushT-v0"
 CASES = ("state", "pixels")
-PACKAGES = ("cjepa-agent", "gym-pusht", "gymnasium", "numpy", "pygame", "pymunk", "shapely")
 
 
 def make(env_id: str, obs_type: str) -> gym.Env[Any, Any]:
@@ -58,25 +55,6 @@ def measure(obs_type: str, repeats: int, steps: int) -> dict[str, Any]:
     return {"steps_per_second": rates, "median": median, "ratio": statistics.median(ratios), "ratios": ratios}
 
 
-def cpu_model() -> str:
-    """The processor's name as the operating system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what the rates depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def main() -> int:
     """Run the benchmark, print a table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,15 +77,14 @@ def main() -> int:
     for case, result in results.items():
         print(f"{case:<14}{result['median'][OURS]:>12.0f}{result['median'][PEER]:>12.0f}{result['ratio']:>8.2f}")
     report = {
-        "machine": {"cores": os.cpu_count(), "cpu": cpu_model()},
-        "versions": versions(),
+        **provenance(),
+        "peer": f"gym-pusht {package_version('gym-pusht')}",
         "steps": arguments.steps,
         "repeats": arguments.repeats,
         "image": "96 x 96",
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.output, report)
     print(f"written to {arguments.output}")
     return 0
 

@@ -23,6 +23,7 @@ from cjepa_agent.files import read_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.tensors import require_device
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -183,6 +184,7 @@ class SystemsBenchmark:
 
 def run(config: SystemsBenchmark) -> None:
     """Train and score what is missing in the file, then write and print the table."""
+    require_device(config.device)
     for name in config.systems:
         chosen = system(name, config.predictor)
         check_slots(name, chosen, config.tokens(chosen))

@@ -18,6 +18,7 @@ from cjepa_agent.files import read_json, write_json
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.tensors import digest, load_tensors, save_tensors
 from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
+from envs.files import atomic
 
 RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
 
@@ -61,9 +62,9 @@ class SlotAutoencoder(nn.Module):
     @staticmethod
     def copy(source: Path, target: Path) -> None:
         """Copy what ``save`` wrote, and the recipe beside it, to a folder of slots."""
-        target.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, WEIGHTS, RECIPE):
-            shutil.copyfile(source / name, target / name)
+            with atomic(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
 
     def save(self, folder: Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` to ``folder``."""

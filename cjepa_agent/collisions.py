@@ -61,6 +61,7 @@ class PairFeatures(NamedTuple):
         pairs: ids, M of them.
         values: (M, 6) smallest distance; distance ``AROUND`` frames earlier and later [radii]; change of velocity
             from before to after, of both objects together, and of the more affected one [radii per frame]; cubes.
+            Frames in which one of the two is out of view do not count as frames there.
         frame: (M,) of the smallest distance.
     """
 

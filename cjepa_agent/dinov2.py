@@ -51,11 +51,16 @@ class Backbone(nn.Module):
         Raises:
             ValueError: it has other sizes.
         """
-        check_tensors(Path(source), other.state_dict(), self.state_dict())
+        tensors = self.read_of(other.state_dict())
+        check_tensors(Path(source), tensors, self.state_dict())
         if other.heads != self.heads:
             raise ValueError(f"{source} has {other.heads} attention heads, encoder.heads is {self.heads}; set the same")
-        self.load_state_dict(other.state_dict(), strict=True)
+        self.load_state_dict(tensors, strict=True)
         self.requires_grad_(False).eval()
+
+    def read_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of another network's tensors that this one has a place for."""
+        return tensors
 
     def train(self, mode: bool = True) -> Self:
         """A frozen network stays in evaluation mode, so that its statistics stay as they are."""
@@ -135,6 +140,12 @@ class DINOv2(Backbone):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.blocks = nn.ModuleList(_Block(width, heads, 4 * width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, NORM_EPS) if final_norm else nn.Identity()
+
+    def read_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See ``Backbone``: without its last norm all but that."""
+        if isinstance(self.norm, nn.LayerNorm):
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
 
     def forward(self, frames: Tensor) -> Tensor:
         """Features (B, patches, width), row by row, of frames (B, 3, H, W), ImageNet-normalised."""
@@ -234,7 +245,11 @@ def pretrained(name: str = SMALL) -> DINOv2:
 
 
 def of_transformers(model: Dinov2Model | Dinov2WithRegistersModel) -> DINOv2:
-    """The same network as a ``transformers`` model, copied, in evaluation mode."""
+    """The same network as a ``transformers`` model, copied, in evaluation mode.
+
+    Raises:
+        ValueError: its layers are of another kind, as those of DINOv2's giant are.
+    """
     config, tensors = model.config, from_transformers(model.state_dict())
     positions = config.image_size // config.patch_size
     network = DINOv2(
@@ -245,5 +260,8 @@ def of_transformers(model: Dinov2Model | Dinov2WithRegistersModel) -> DINOv2:
         positions,
         registers=getattr(config, "num_register_tokens", 0),
     )
-    network.load_state_dict(tensors, strict=True)
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"this {config.model_type} has other layers than DINOv2's small to large: {error}") from error
     return network.eval()

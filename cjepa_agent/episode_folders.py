@@ -12,6 +12,7 @@ stable-worldmodel itself writes them as another kind.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +75,7 @@ def _of_tables(folder: Path) -> EpisodeFolder:
     lengths = _table(folder / "ep_len.npz").astype(np.int64)
     tables = {path.stem: _table(path) for path in sorted(folder.glob("*.npz")) if path.stem not in INDICES}
     pictures: dict[str, Frames] = {}
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for place in sorted(path for path in folder.iterdir() if any(path.glob("ep_*"))):
         reader = _episode_video if any(place.glob("ep_*.mp4")) else _episode_pictures
         pictures[place.name] = partial(reader, place)
     return _dataset(folder, "tables beside videos or pictures", lengths, tables, pictures)
@@ -84,7 +85,7 @@ def _table(path: Path) -> NDArray[Any]:
     try:
         with np.load(path) as archive:
             values: NDArray[Any] = archive["arr_0"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is truncated or not a table of numbers: {error}") from error
     return values
 
@@ -103,6 +104,8 @@ def _of_arrow(folder: Path, shards: list[Path]) -> EpisodeFolder:
         raise ValueError(f"{shards[0]} is truncated or not an Arrow stream: {error}") from error
     if missing := {"episode_idx", "step_idx"} - set(table.column_names):
         raise ValueError(f"{folder} lacks the columns {sorted(missing)}; it has {table.column_names}")
+    if not len(table):
+        raise ValueError(f"{folder} holds no rows")
     episode, step = (table[name].to_numpy() for name in ("episode_idx", "step_idx"))
     order = np.lexsort((step, episode))
     first = np.flatnonzero(np.diff(episode[order], prepend=-1))
@@ -122,12 +125,15 @@ def _of_arrow(folder: Path, shards: list[Path]) -> EpisodeFolder:
 
 def _numbers(column: Any) -> NDArray[Any]:
     """A column (rows, ...) of numbers or of equally long lists of numbers."""
+    from pyarrow import compute
+
     values, shape = column.combine_chunks(), [len(column)]
     while hasattr(values.type, "value_type"):
-        rows, values = len(values), values.flatten()
-        if len(values) % rows:
-            raise ValueError(f"a column of Arrow tables holds lists of different lengths: {column.type}")
-        shape.append(len(values) // rows)
+        lengths = compute.list_value_length(values).unique().to_pylist()
+        if len(lengths) != 1 or lengths[0] is None:
+            raise ValueError(f"a column of Arrow tables holds lists of different lengths {lengths}: {column.type}")
+        values = values.flatten()
+        shape.append(lengths[0])
     flat: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return flat.reshape(shape)
 

@@ -42,7 +42,7 @@ class ExtractConfig:
         episodes: how many episodes, from the first, or videos of each split; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
             training windows start at these frames only: a fifth of the time buys the same number of episodes.
-        batch: frames per call.
+        batch: frames per call of an encoder of single frames; others go through a video frame by frame.
         splits: of a CLEVRER data set, whose videos are encoded.
         device: ``cpu`` or ``cuda``.
 
@@ -139,7 +139,8 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
     done = 0
     if meta_path.is_file():
         meta = read_json(meta_path)
-        if {key: meta.get(key, identity[key]) for key in identity} != identity:  # older folders have no "content"
+        found = {"content": identity["content"], **meta}  # older folders have none
+        if {key: found.get(key) for key in identity} != identity or "episodes" not in found:
             raise ValueError(f"{config.out} holds slots of another dataset or encoder ({meta}); choose another out=")
         done = int(meta["episodes"])
     autoencoder.copy(folder, config.out)

@@ -11,6 +11,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.files import atomic
 
 
@@ -49,6 +52,17 @@ def plain(value: Any) -> Any:
 def as_json(value: Any) -> Any:
     """What ``write_json`` and then ``read_json`` make of a value."""
     return json.loads(json.dumps(value, default=plain))
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """An array on disk, memory-mapped; raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is truncated or no array; delete its folder and make it again") from error
+    return array
 
 
 def read_json(path: Path) -> Any:

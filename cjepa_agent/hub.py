@@ -44,10 +44,13 @@ def find_weights(
         return _in_package(name)
     if Path(name).is_dir():
         return Path(name)
+    unknown = f"{name} is neither a checkpoint folder nor a Hub id owner/name nor one of {list(bundled)}"
+    if "/" not in name:
+        raise FileNotFoundError(unknown)
     try:
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(files)))
     except HFValidationError:
-        raise FileNotFoundError(f"{name_or_path} is neither a checkpoint folder nor a Hub id owner/name") from None
+        raise FileNotFoundError(unknown) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"{name_or_path} is no checkpoint folder, and the Hub gave no repository of this name: {error}"

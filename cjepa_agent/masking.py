@@ -26,8 +26,8 @@ class MaskConfig:
             those that the authors' released code hides: it makes its generator anew, with seed 42, on every call.
         upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
         history_weight: of recovering what is hidden, in the loss; 1 in the paper.
-        future_weight: of the future of objects that are hidden throughout, likewise. Where they went cannot be told,
-            and those errors drown the others (``docs/clevrer.md``).
+        future_weight: of the future of objects that are hidden throughout, likewise. Where they went cannot be told;
+            what this weight changes is in ``docs/clevrer.md``.
     """
 
     count: int = 1

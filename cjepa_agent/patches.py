@@ -28,7 +28,8 @@ class PatchTokenConfig(ABC):
     Attributes:
         kind: name of the architecture.
         slot_dim: D, channels of a token.
-        image_size: side of the square input frames, px, a multiple of ``patch``; frames of other sizes are resized.
+        image_size: side of the square input frames, px, a multiple of ``patch``; others are resized, but not in
+            training.
         patch: side of a patch, px.
         decoder_width: channels of the decoder.
         weights: where the encoder's weights come from, which then stay frozen; read by ``stage=encoder`` alone. Empty

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cjepa_agent.clevrer_slots import ObservedScenes
 from cjepa_agent.data import EpisodeFile, Split
-from cjepa_agent.files import read_json
+from cjepa_agent.files import load_array, read_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.tensors import digest
 from cjepa_agent.video_slots import META, VideoSlots
@@ -120,10 +120,7 @@ class SlotData(SlotWindows):
         self.meta = read_json(folder / "slots.json")
         if not isinstance(self.meta, dict) or not {"stride", "episodes"} <= set(self.meta):
             raise ValueError(f"{folder / 'slots.json'} does not tell stride and episodes; extract the slots again")
-        try:
-            self.slots = np.load(folder / "slots.npy", mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{folder / 'slots.npy'} is not a readable array: {error}") from error
+        self.slots = load_array(folder / "slots.npy")
         self.episodes, self.name, self.origin = episodes, str(episodes.path), episodes.attrs
         self.stride = int(self.meta["stride"])
         self.proprio = torch.from_numpy(episodes.read_all("proprio"))

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.data import SPLITS, EpisodeFile, write_episodes
 from cjepa_agent.extract import load_encoder
-from cjepa_agent.files import new_folder, read_json, write_json
+from cjepa_agent.files import load_array, new_folder, read_json, write_json
 from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.pickles import read_pickle
+from cjepa_agent.slot_data import SlotData
 from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import FIRST, SCENES, split_of
+from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.files import atomic
 
 PROTOCOL = 4  # what Python 3.8 to 3.13 write
@@ -81,7 +83,10 @@ def slots_from_pickle(arrays: Arrays, source: Path, out: Path, encoder: str) -> 
             _write_rows(folder, source, videos, size, blocks())
         else:
             naming = "video" if videos[0][1].startswith("video") else "pixels"
-            identity = {"dataset": source.name, "encoder": autoencoder.digest(), "names": naming}
+            made_by = autoencoder.digest() if encoder else source.name
+            identity: dict[str, Any] = {"dataset": source.name, "encoder": made_by, "names": naming}
+            if frames > VISIBLE_FRAMES:
+                identity = {"slots": identity, "observed": VISIBLE_FRAMES, "checkpoint": source.name}
             tensors = (torch.from_numpy(block.astype(np.float32)) for block in blocks())
             VideoSlots.write(folder, identity, scenes, (frames, n_slots, slot_dim), tensors, len(scenes), np.float32)
         autoencoder.save(folder)
@@ -125,8 +130,8 @@ def slots_to_pickle(source: Path, out: Path, data: str) -> str:
     if "scenes" in meta:
         slots, videos = _rows_of_videos(VideoSlots(source))
     else:
-        slots = np.load(source / "slots.npy", mmap_mode="r")
-        videos = meta.get("videos") or _videos_of(data, int(meta["episodes"]), len(slots), source)
+        slots = load_array(source / "slots.npy")
+        videos = meta.get("videos") or _videos_of(data, source)
         if int(meta["stride"]) != 1:
             raise ValueError(f"{source} has slots of every {meta['stride']}th frame only; the pickle has those of all")
     ends = np.cumsum([length for _, _, length in videos])
@@ -153,15 +158,12 @@ def _rows_of_videos(slots: VideoSlots) -> tuple[NDArray[Any], list[Video]]:
     return slots.array.reshape(-1, *slots.array.shape[2:]), videos
 
 
-def _videos_of(data: str, count: int, rows: int, source: Path) -> list[Video]:
-    """The first episodes of a file; keys are counted anew in each split, as in Push-T's."""
+def _videos_of(data: str, source: Path) -> list[Video]:
+    """The episodes of a file that a folder has slots of; keys are counted anew in each split, as in Push-T's."""
     if not data:
         raise ValueError(f"{source} does not name its videos; give the episode file it was extracted from with data=")
-    episodes = EpisodeFile(data)
-    if int(episodes.lengths.sum()) != rows:
-        raise ValueError(
-            f"{source} holds slots of {rows} frames, {data} has {int(episodes.lengths.sum())}; give its own"
-        )
+    stored = SlotData(EpisodeFile(data), source)
+    episodes, count = stored.episodes, int(stored.meta["episodes"])
     seen = [0] * len(SPLITS)
     videos: list[Video] = []
     for part, length in zip(episodes.split[:count].tolist(), episodes.lengths[:count].tolist(), strict=True):

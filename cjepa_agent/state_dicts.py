@@ -37,7 +37,10 @@ def weights_of(value: Any, path: Path) -> Weights:
         value = value["state_dict"]
     elif isinstance(value, Record):
         wrapping = f"pickled module {value.name}"
-        value = dict(_module_tensors(value, "", set()))
+        try:
+            value = dict(_module_tensors(value, "", set()))
+        except RecursionError as error:
+            raise ValueError(f"{path} holds modules in modules that are nested too deeply") from error
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{path} holds no weights; expected a state dict, a checkpoint with one, or a module")
     foreign = [

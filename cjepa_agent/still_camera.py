@@ -53,7 +53,7 @@ class StillCameraConfig:
         kind: ``still``.
         n_slots: S, the background's and one for each of S - 1 objects.
         slot_dim: D.
-        image_size: side of the input frames, px; frames of other sizes are resized.
+        image_size: side of the input frames, px; others are resized, but not in training.
         width: channels of CNN and attention.
         iterations: rounds of slot attention.
         decoder_width: channels of the decoder.

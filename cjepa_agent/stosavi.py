@@ -24,7 +24,7 @@ class StoSAViConfig:
         slot_dim: D.
         width: channels of encoder and decoder CNN.
         iterations: rounds of slot attention per frame.
-        image_size: side of the square input frames, px, a multiple of 8; frames of other sizes are resized.
+        image_size: side of the square input frames, px, a multiple of 8; others are resized, but not in training.
     """
 
     kind: str = "stosavi"

@@ -91,6 +91,8 @@ def make_run(config: TrainConfig) -> Run:
 
 
 def _encoder_stage(config: TrainConfig) -> EncoderStage:
+    if config.init is not None:
+        raise ValueError(f"stage=encoder starts anew and takes no init, got {config.init}; leave it out")
     data = open_episodes(config.data)
     recipe = {"command": settings_record(config), "dataset": data.attrs}
     return EncoderStage(data, config.encoder, config.slot_training, config.trainer.seed, recipe)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from cjepa_agent.files import read_json, write_json
+from cjepa_agent.files import load_array, read_json, write_json
 
 META, ARRAY = "slots.json", "slots.npy"
 
@@ -39,9 +39,9 @@ class VideoSlots:
         meta = read_json(folder / META)
         try:
             self.scenes, self.identity, done = [int(s) for s in meta["scenes"]], dict(meta["identity"]), meta["done"]
-            self.array: NDArray[np.floating[Any]] = np.load(folder / ARRAY, mmap_mode="r")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} holds no readable slots of videos: {error!r}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / META} does not describe slots of videos: {error!r}") from error
+        self.array: NDArray[np.floating[Any]] = load_array(folder / ARRAY)
         if self.array.ndim != 4 or len(self.array) != len(self.scenes):
             raise ValueError(f"{folder / ARRAY} is {self.array.shape}; expected ({len(self.scenes)}, T, S, D)")
         if done < len(self.scenes):
@@ -105,7 +105,7 @@ class VideoSlots:
         meta = read_json(folder / META)
         if meta.get("identity") != dict(identity) or meta.get("scenes") != scenes:
             raise ValueError(f"{folder} holds slots made of {meta.get('identity')}; choose another out=")
-        found = np.load(folder / ARRAY, mmap_mode="r").shape[1:]
+        found = load_array(folder / ARRAY).shape[1:]
         if shape is not None and found != shape:
             raise ValueError(f"{folder} holds slots (T, S, D) {found}, these are {shape}; choose another out=")
         return int(meta["done"])
@@ -143,11 +143,14 @@ class SlotsWriter:
         """Write slots (T, S, D) of the videos that come next; raises ValueError where shape or numbers are wrong."""
         shape = self._array.shape[1:]
         for slots in videos:
-            if tuple(slots.shape) != shape or not slots.isfinite().all():
+            with np.errstate(over="ignore"):  # told below
+                stored = slots.numpy().astype(self._array.dtype)
+            if stored.shape != shape or not np.isfinite(stored).all():
                 raise ValueError(
-                    f"slots of scene {self._scenes[self.done]} are {tuple(slots.shape)}, expected finite {shape}"
+                    f"slots of scene {self._scenes[self.done]} are {stored.shape}, expected {shape}, all finite in "
+                    f"{self._array.dtype}"
                 )
-            self._array[self.done] = slots.numpy()
+            self._array[self.done] = stored
             self.done += 1
             if self.done % every == 0:
                 self._mark()

@@ -27,7 +27,8 @@ class VideoSAURConfig:
         kind: ``videosaur``.
         n_slots: S.
         slot_dim: D.
-        image_size: side of the square input frames, px, a multiple of ``patch``; other sizes are resized.
+        image_size: side of the square input frames, px, a multiple of ``patch``; others are resized, but not in
+            training.
         patch: side of a patch, px.
         width, depth, heads: channels, blocks and attention heads of DINOv2.
         positions: patches along a side that DINOv2's position embeddings were learned for.

@@ -56,7 +56,7 @@ class EncoderConfig:
             to slots (debugging, upper bounds).
         n_slots: S.
         slot_dim: D.
-        image_size: side of the input frames, px, a multiple of 4; frames of other sizes are resized.
+        image_size: side of the input frames, px, a multiple of 4; others are resized, but not in training.
         width: channels of CNN and attention.
         iterations: rounds of slot attention.
         decoder_width: channels of the decoder.

@@ -22,6 +22,7 @@ from cjepa_agent import evaluate, rollout, train
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.convert import ConvertConfig, convert
 from cjepa_agent.released_predictor import ReleasedPredictor
+from cjepa_agent.slot_data import open_slots
 from cjepa_agent.video_slots import VideoSlots
 
 SLOTS = 3
@@ -103,6 +104,8 @@ def test_questions(folder: Path, tmp_path: Path, imported: bool) -> None:
         slots = tmp_path / "rolled"
         assert "160 frames" in convert(ConvertConfig(str(tmp_path / "rollout.pkl"), str(slots)))
         np.testing.assert_array_equal(VideoSlots(slots).array, VideoSlots(folder / "rolled").array)
+        with pytest.raises(ValueError, match="holds frames that a predictor made"):
+            open_slots(folder / "clevrer", slots)
     arguments = [f"data={folder / 'clevrer'}", f"slots={slots}"]
     steps = ["trainer.steps=2", "trainer.batch=4"]
     run(train, "stage=vqa", "trainer=vqa", *arguments, f"out={tmp_path / 'aloe'}", *TINY_ALOE, *steps)

@@ -153,10 +153,12 @@ def test_docstring_examples() -> None:
     ("arguments", "message"),
     [
         ({"obs_type": "state"}, "obs_type 'state'.*'ground_truth'"),
-        ({"frames": 181}, "frames must be 2 to 180, got 181"),
-        ({"frames": 1}, "frames must be 2 to 180, got 1"),
+        ({"frames": 181}, "frames must be a whole number from 2 to 180, got 181"),
+        ({"frames": 1}, "frames must be a whole number from 2 to 180, got 1"),
+        ({"frames": 100.0}, "frames must be a whole number from 2 to 180, got 100.0"),
+        ({"frames": "128"}, "frames must be a whole number"),
         ({"render_mode": "ansi"}, "render_mode 'ansi'.*'human'"),
-        ({"observation_width": 0}, "positive"),
+        ({"observation_width": 0}, "observation_width must be a whole number of px"),
     ],
 )
 def test_invalid_arguments(arguments: dict, message: str) -> None:

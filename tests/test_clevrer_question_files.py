@@ -102,6 +102,7 @@ BREAKS = {
     r"question 1: program of choice 1 with unknown words \[3\]": lambda entry: entry["questions"][1]["choices"][
         1
     ].update(program=[3]),
+    r"question 0: answer must be one of .* got \['yes'\]": lambda entry: entry["questions"][0].update(answer=["yes"]),
     "a question must be an object, got list": lambda entry: entry["questions"].__setitem__(1, []),
 }
 

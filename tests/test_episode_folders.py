@@ -14,6 +14,7 @@ from PIL import Image
 
 from cjepa_agent.convert import ConvertConfig, convert
 from cjepa_agent.data import EpisodeFile
+from cjepa_agent.episode_folders import _numbers
 from envs.clevrer.video import encode_video
 
 LENGTHS = (5, 3, 4)
@@ -100,6 +101,7 @@ def test_videos_beside_tables(tmp_path: Path) -> None:
 
 def test_pictures_beside_tables(tmp_path: Path) -> None:
     write_tables(tmp_path / "swm")
+    (tmp_path / "swm/.cache/huggingface").mkdir(parents=True)  # as `hf download --local-dir` leaves it
     write_pictures(tmp_path / "swm", "pixels/ep_{}_step_{}.jpeg".format)
     check(tmp_path / "swm", tmp_path / "out")
 
@@ -159,6 +161,13 @@ def test_arrow_tables_that_name_other_files(tmp_path: Path, name: str, message: 
     write_arrow(tmp_path / "swm", lambda *_: name)
     with pytest.raises(ValueError, match=message):
         convert(ConvertConfig(str(tmp_path / "swm"), str(tmp_path / "out")))
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    for rows in ([[1, 2], [3], [4, 5, 6]], [[1, 2], None, [3, 4]]):
+        with pytest.raises(ValueError, match="lists of different lengths"):
+            _numbers(pyarrow.chunked_array([rows]))
 
 
 def test_broken_arrow_tables(tmp_path: Path) -> None:

@@ -53,6 +53,31 @@ def test_observations_stay_in_their_space_under_extreme_actions(obs_type: str, c
             observation, *_ = env.step(corner if control == "relative" else 256 + 256 * corner)
 
 
+@pytest.mark.parametrize("obs_type", ["state", "environment_state_agent_pos"])
+def test_observations_of_a_block_squeezed_out_of_the_arena_stay_in_their_space(obs_type: str) -> None:
+    env = PushTEnv(obs_type, control="absolute")
+    env.reset(options={"state": [250, 256, 120, 256, -np.pi / 2]})
+    outside = False
+    for _ in range(40):
+        observation, *_, info = env.step([0, 256])
+        assert env.observation_space.contains(observation)
+        outside |= bool(info["block_pose"][:2].min() < 0)
+    assert outside
+
+
+def test_a_reset_that_finds_no_goal_leaves_no_episode_behind(monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("no goal fits")
+
+    env = PushTEnv(task="goal_state")
+    env.reset(seed=0)
+    monkeypatch.setattr(envs.pusht.env, "sample_goal", none)
+    with pytest.raises(RuntimeError, match="no goal fits"):
+        env.reset(seed=1)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step([0.0, 0.0])
+
+
 def test_two_copies_are_bit_identical() -> None:
     first, second = (gym.make("PushT-v0", task="goal_state", segmentation=True) for _ in range(2))
     assert same(first.reset(seed=3), second.reset(seed=3), exact=True)
@@ -150,7 +175,9 @@ def test_docstring_examples() -> None:
         ({"task": "push"}, "task 'push'.*'coverage'"),
         ({"success_rule": "lenient"}, "success_rule 'lenient'.*'strict'"),
         ({"render_mode": "ansi"}, "render_mode 'ansi'.*'human'"),
-        ({"observation_width": 0}, "positive"),
+        ({"observation_width": 0}, "observation_width must be a whole number of px"),
+        ({"observation_height": -1}, "observation_height must be a whole number of px"),
+        ({"visualization_width": 64.0}, "visualization_width must be a whole number of px"),
     ],
 )
 def test_invalid_arguments(arguments: dict, message: str) -> None:
@@ -170,7 +197,7 @@ def test_invalid_actions_leave_the_episode_alone(action) -> None:
 
 def test_step_and_render_before_reset_are_refused() -> None:
     env = PushTEnv(render_mode="rgb_array")
-    for call in (lambda: env.step([0.0, 0.0]), env.render):
+    for call in (lambda: env.step([0.0, 0.0]), env.render, env.get_state):
         with pytest.raises(gym.error.ResetNeeded, match="call reset"):
             call()
 
@@ -293,6 +320,21 @@ def test_human_mode_opens_and_closes_a_window(monkeypatch) -> None:
     copy.deepcopy(env)
     env.close()
     env.close()
+    assert not pygame.display.get_init()
+
+
+def test_two_environments_take_turns_in_the_window(monkeypatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    import pygame
+
+    first, second = (PushTEnv(render_mode="human", visualization_width=w, visualization_height=32) for w in (32, 64))
+    for env, width in ((first, 32), (second, 64), (first, 32)):
+        env.reset(seed=0)
+        assert pygame.display.get_surface().get_size() == (width, 32)
+    first.close()
+    second.step([0.0, 0.0])
+    assert pygame.display.get_surface().get_size() == (64, 32)
+    second.close()
     assert not pygame.display.get_init()
 
 

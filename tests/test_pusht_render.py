@@ -41,6 +41,15 @@ def test_masks_are_where_the_state_says(size: int) -> None:
     assert centre * 512 / size == pytest.approx(STATE[:2], abs=1.5)
 
 
+@pytest.mark.parametrize("size", [(192, 96), (60, 200)])
+def test_pictures_that_are_not_square_are_squeezed(size: tuple[int, int]) -> None:
+    rows, columns = np.nonzero(PushTRenderer(*size).masks(STATE, GOAL) == 3)
+    extent = np.array([np.ptp(columns) + 1, np.ptp(rows) + 1])
+    assert extent == pytest.approx(2 * Style().agent_radius * np.array(size) / 512, abs=1.5)
+    centre = np.array([columns.mean(), rows.mean()]) + 0.5
+    assert centre * 512 / size == pytest.approx(STATE[:2], abs=3)
+
+
 def test_block_hides_the_goal_and_the_agent() -> None:
     masks = PushTRenderer(96, 96).masks([242, 270, *GOAL], GOAL)
     assert (masks == 2).any() and not (masks == 3).any() and (masks == 1).sum() < 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,28 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "exported").read_text() != "by whoever trained it"
 
 
+def test_a_longer_run_that_fails_while_it_exports_exports_again(tmp_path: Path) -> None:
+    class Failing(Line):
+        def export(self, model: nn.Module, folder: Path) -> None:
+            raise OSError("no space left")
+
+    Run(Line(), CONFIG, tmp_path).fit()
+    longer = replace(CONFIG, steps=6)
+    with pytest.raises(OSError, match="no space"):
+        Run(Failing(), longer, tmp_path).fit()
+    short = (tmp_path / "exported").read_text()
+    Run(Line(), longer, tmp_path).fit()
+    assert (tmp_path / "exported").read_text() != short
+
+
+def test_a_log_that_was_cut_is_gone_on_with(tmp_path: Path) -> None:
+    Run(Line(), replace(CONFIG, log_every=1), tmp_path).fit()
+    path = tmp_path / "train.csv"
+    path.write_bytes(path.read_bytes().rstrip() + b"\r\n5\r\n\0\0")
+    Run(Line(), replace(CONFIG, log_every=1, steps=6), tmp_path).fit()
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["1", "2", "3", "4", "5", "6"]
+
+
 def test_logged_means_are_of_the_steps_that_have_a_term(tmp_path: Path) -> None:
     class Now(Line):
         def loss(self, model: nn.Module, step: int, *rest: Any) -> dict[str, Tensor]:
@@ -82,6 +105,7 @@ def test_logged_means_are_of_the_steps_that_have_a_term(tmp_path: Path) -> None:
             return {**terms, "seldom": torch.tensor(3.0)} if step % 2 else terms
 
     Run(Now(), replace(CONFIG, log_every=2, save_every=1, steps=3), tmp_path).fit()
+    time.sleep(1.1)  # TensorBoard orders files by the second in which they begin, then by a number that is no number
     Run(Now(), replace(CONFIG, log_every=2, save_every=1, validate_every=1, steps=6), tmp_path).fit()
     rows = [line.split(",") for line in (tmp_path / "train.csv").read_text().splitlines()]
     assert [(int(step), float(value)) for step, name, value in rows if name == "seldom"] == [(2, 3), (4, 3), (6, 3)]
@@ -135,6 +159,15 @@ class Infinite(Line):
 def test_other_precisions_stop_at_infinite_gradients(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="non-finite"):
         Run(Infinite(), CONFIG, tmp_path).fit()
+
+
+def test_half_precision_is_none_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="fp16"), pytest.raises(RuntimeError, match="non-finite"):
+        Run(Infinite(), replace(CONFIG, precision="16-mixed"), tmp_path).fit()
+    with pytest.warns(UserWarning, match="fp16"):
+        run = Run(Line(), replace(CONFIG, precision="16-mixed"), tmp_path)
+        run.fit()
+    assert run.record["precision"] == "bf16-mixed"
 
 
 def test_auto_precision_is_what_the_device_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_submissions_must_be_whole_and_in_form(tmp_path: Path) -> None:
         grade(two_scenes(), entries)
     with pytest.raises(ValueError, match="one answer there"):
         grade(two_scenes()[:1], entries * 2)
-    with pytest.raises(ValueError, match="not a submission"):
+    with pytest.raises(ValueError, match="not in CLEVRER's form at entry"):
         grade(two_scenes(), [{"scene": 0}])
     (tmp_path / "submission.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold a list"):

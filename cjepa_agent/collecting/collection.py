@@ -126,7 +126,7 @@ def collect(collection: Collection) -> None:
     recipe, began = collection.recipe(), time.monotonic()
     if collection.file.exists():
         # A finished file stays what it is when packages are updated; parts of one file must not differ in that.
-        _check_recipe(collection.file, EpisodeFile(collection.file).attrs, recipe, collection.out, {"versions"})
+        _check_recipe(collection.file, EpisodeFile(collection.file).attrs, recipe, str(collection.out), {"versions"})
         shutil.rmtree(collection.parts, ignore_errors=True)
         print(f"{collection.out} is complete already: {summary(collection)}")
         return
@@ -142,7 +142,7 @@ def _check_recipe(
     path: Path,
     found: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    remove: Path,
+    remove: str,
     ignored: AbstractSet[str] = frozenset(),
 ) -> None:
     found = {key: getattr(value, "tolist", lambda value=value: value)() for key, value in found.items()}
@@ -159,7 +159,8 @@ def collect_shards(collection: Collection, recipe: Mapping[str, Any]) -> None:
     """Make those parts that are not there yet, on all workers, with a progress bar."""
     note = collection.parts / "recipe.json"
     if note.exists():
-        _check_recipe(collection.parts, read_json(note), recipe, collection.parts)
+        begun = f"{collection.parts} and {collection.out}" if collection.out.exists() else str(collection.parts)
+        _check_recipe(collection.parts, read_json(note), recipe, begun)
     else:
         write_json(note, recipe)
     missing = [shard for shard in collection.shards if not collection.shard_path(shard).exists()]

@@ -31,6 +31,8 @@ from envs.pusht.render import PushTRenderer
 CONTROL = "relative"
 COLUMNS = ("pixels", "action", "proprio", "state")
 # Agent x, y, block x, y [px], block angle [rad]: starts are uniform between these, with the agent clear of the block.
+# One block in twenty reaches into a wall, which pushes it out by some px in the first steps: unlike the environment's
+# own starts these are not drawn again, since the episodes that the bundled weights learned from have them.
 START_LOW = (50.0, 50.0, 100.0, 100.0, -np.pi)
 START_HIGH = (450.0, 450.0, 400.0, 400.0, np.pi)
 CLEARANCE = 16.0  # px from the agent's centre to the block at the start: agent radius and a margin

@@ -113,7 +113,7 @@ def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: S
     reader = slot_reader(model, source, data, seed)
     predicted, true, happened = [], [], []
     for chosen, slots in _batches(model, source, scenes, "read-out"):
-        trajectories = [data.trajectory(scene) for scene in chosen]
+        trajectories = [data.trajectory(scene, FRAMES) for scene in chosen]
         holders = [
             reader.holders(video, scene_states(trajectory, VISIBLE_FRAMES))
             for video, trajectory in zip(slots, trajectories, strict=True)
@@ -196,10 +196,10 @@ class _Truth:
 
     @classmethod
     def of(cls, data: Dataset, scene: int) -> _Truth:
-        counterfactuals, trajectory = data.counterfactuals(scene), data.trajectory(scene)
-        if counterfactuals is None or len(trajectory.inside) < FRAMES:
+        counterfactuals, trajectory = data.counterfactuals(scene), data.trajectory(scene, FRAMES)
+        if counterfactuals is None:
             raise ValueError(
-                f"{data.folder} does not tell what happens in scene {scene} after the video or without an object; "
+                f"{data.folder} does not tell what happens in scene {scene} without an object; "
                 f"only data sets of `python -m cjepa_agent.collect env=clevrer` do"
             )
         if counterfactuals.window != FRAMES:

@@ -25,6 +25,7 @@ from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.readout import fit_linear, fit_mlp
 from cjepa_agent.world_model import WorldModel
+from envs.files import atomic
 from envs.pusht.render import PushTRenderer
 
 TRAIN_FRAMES, TEST_FRAMES, MASK_FRAMES, PICTURE_FRAMES = 20000, 2000, 200, 6
@@ -107,6 +108,8 @@ def _sample(
 ) -> tuple[Tensor, Tensor]:
     """Slots (M, S * D) and states (M, 7) of frames drawn evenly from the episodes of a split."""
     episodes = data.episodes(split)
+    if not len(episodes):
+        raise ValueError(f"{data.path} has no {split} episodes; probe on a file that has train and test episodes")
     per_episode = max(1, frames // len(episodes))
     slots, states = [], []
     for episode in episodes[: max(1, frames // per_episode)]:
@@ -145,4 +148,5 @@ def _picture(model: WorldModel, data: EpisodeFile, path: Path) -> None:
     grey = (masks * 255).round().to(torch.uint8).unsqueeze(-1).expand(-1, -1, -1, -1, 3).numpy()
     panels = np.concatenate([frames[:, None], drawn.numpy()[:, None], grey], axis=1)
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in panels], axis=0)
-    iio.imwrite(path, picture.repeat(3, axis=0).repeat(3, axis=1))
+    with atomic(path) as temporary:
+        iio.imwrite(temporary, picture.repeat(3, axis=0).repeat(3, axis=1), extension=path.suffix)

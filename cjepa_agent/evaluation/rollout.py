@@ -48,7 +48,7 @@ def run(config: EvaluateConfig) -> str:
     reader = slot_reader(SlotAutoencoder.load(slots.folder), slots, data, config.seed)
     errors, copied, scores, held = [], [], [PairScore(), PairScore()], []
     for scene in scenes:
-        trajectory, video = data.trajectory(scene), slots.read(scene)
+        trajectory, video = data.trajectory(scene, slots.frames), slots.read(scene)
         states = scene_states(trajectory, observed)
         holders = reader.holders(video[:observed], states)
         held += [int(holders[id]) != NO_SLOT for id in np.flatnonzero(states[..., 0].any(axis=0))]

@@ -29,6 +29,7 @@ from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.render import CLEVRERRenderer
+from envs.files import atomic
 
 SCENES, FRAMES, SIZE = 100, range(0, VISIBLE_FRAMES, 8), 64
 PICTURE_SCENES, PICTURE_FRAMES, PALETTE = 6, 8, 12
@@ -114,4 +115,5 @@ def _picture(videos: Sequence[Segmented], path: Path) -> None:
     for video in videos:
         for panel in (colours[video.truth % PALETTE], colours[video.found % PALETTE], video.painted):
             rows.append(np.concatenate(list(panel[every]), axis=1))
-    iio.imwrite(path, np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1))
+    with atomic(path) as temporary:
+        iio.imwrite(temporary, np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1), extension=path.suffix)

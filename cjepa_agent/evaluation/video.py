@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cjepa_agent.agent import CJEPAAgent, Episode
+from envs.files import atomic
 from envs.pusht.env import PushTEnv
 
 PANEL, TITLE = 224, 32  # px; width and height of a film must be multiples of 16
@@ -63,7 +64,9 @@ class Camera:
         paths = []
         for index, frames in sorted(self._frames.items()):
             path = self.folder / f"{self.prefix}_{index}.mp4"
-            imageio.mimwrite(path, [*frames, *frames[-1:] * HOLD], fps=FPS, macro_block_size=16)
+            with atomic(path) as temporary:
+                held = [*frames, *frames[-1:] * HOLD]
+                imageio.mimwrite(temporary, held, format="mp4", fps=FPS, macro_block_size=16)  # type: ignore[arg-type]
             paths.append(path)
         return paths
 

@@ -49,7 +49,11 @@ def run(config: EvaluateConfig) -> str:
     out = Path(config.out)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     file = data.questions(config.split).whole().first(config.episodes)
-    other = other_answers(Path(config.against)) if config.against else None
+    numbers = [
+        [scene["scene_index"], question["question_id"]] for scene in file.scenes for question in scene["questions"]
+    ]
+    asked = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+    other = other_answers(Path(config.against), asked) if config.against else None
     examinee = None if config.submission else Examinee(config, data, file)
     entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []
@@ -60,12 +64,11 @@ def run(config: EvaluateConfig) -> str:
         if not examinee:
             raise ValueError(f"{file.path} tells no answers to score {config.submission} by")
         return f"{file.path} tells no answers; nothing to score\n\n{_listed(written)}"
-    graded = grade(file.scenes, entries)
+    graded = grade(file.scenes, entries, config.submission or "the submission")
     rows = accuracies(graded, majority_baseline(data, file.scenes))
     header, cells = table(rows)
     answers = right_by_type(graded)
-    asked = hashlib.sha256(json.dumps([[item.scene, item.question_id] for item in graded]).encode()).hexdigest()
-    against = compared(graded, asked, other, config) if other else {}
+    against = compared(graded, other, config.seed) if other else {}
     report = {
         "config": config.record(),
         "model": examinee.record() if examinee else None,
@@ -93,34 +96,30 @@ def right_by_type(graded: Sequence[Graded]) -> dict[str, str]:
     return {kind: "".join(str(int(item.right)) for item in graded if item.type == kind) for kind in TYPES}
 
 
-def other_answers(path: Path) -> Mapping[str, Any]:
-    """Another ``vqa.json``, to be compared with.
+def other_answers(path: Path, asked: str) -> Mapping[str, Any]:
+    """Another ``vqa.json``, to be compared with, of the questions whose digest is ``asked``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it tells no single answers.
+        ValueError: it tells no single answers, or those to other questions.
     """
     other = read_json(path)
     if not isinstance(other, dict) or not {"asked", "right"} <= other.keys():
         raise ValueError(f"{path} tells no single answers; against= takes the vqa.json of another evaluation")
+    if other["asked"] != asked:
+        raise ValueError(
+            f"{path} holds no answers to the same questions; evaluate both on the same data, split, episodes"
+        )
     return other
 
 
-def compared(graded: Sequence[Graded], asked: str, other: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
-    """Difference from other answers, in points, by type; paired by question, with intervals of scenes.
-
-    Raises:
-        ValueError: they are to other questions.
-    """
-    if other["asked"] != asked:
-        raise ValueError(
-            f"{config.against} holds no answers to the same questions; evaluate both on the same data, split, episodes"
-        )
+def compared(graded: Sequence[Graded], other: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Difference from other answers, in points, by type; paired by question, with intervals of scenes."""
     differences = {}
     for kind in TYPES:
         if own := [item for item in graded if item.type == kind]:
             right, before = [item.right for item in own], list(map(int, other["right"][kind]))
-            differences[kind] = paired_difference(right, before, config.seed, [item.scene for item in own])
+            differences[kind] = paired_difference(right, before, seed, [item.scene for item in own])
     return differences
 
 

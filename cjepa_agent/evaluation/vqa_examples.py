@@ -16,6 +16,7 @@ from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES, Json
+from envs.files import atomic
 
 SHOWN = 8  # frames at least, where a token is about more time
 COLUMN, ROW, GAP = 64, 12, 6  # px: width of a frame, height of a slot's row, space between parts
@@ -51,7 +52,8 @@ def write_examples(
             if chosen is None:
                 continue
             path = folder / f"vqa_{type}_{'right' if right else 'wrong'}.png"
-            draw(data, model, questions, chosen).save(path)
+            with atomic(path) as temporary:
+                draw(data, model, questions, chosen).save(temporary, format="PNG")
             lines = caption(texts[chosen], graded[chosen]), *asked_about(model, questions, chosen)
             media.append((path, "\n".join(lines)))
     return media

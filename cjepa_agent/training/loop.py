@@ -91,10 +91,6 @@ class TrainerConfig:
             raise ValueError(f"trainer.lr and trainer.clip must be positive, got {self.lr} and {self.clip}")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"trainer.optimizer must be adamw or muon, got {self.optimizer!r}")
-        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-            raise ValueError(
-                f"trainer.optimizer=muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw"
-            )
         if self.optimizer == "muon" and self.precision == "16-mixed":
             # The scale changes with the step of the first of two optimisers, before the other's gradients are unscaled.
             raise ValueError(
@@ -150,6 +146,8 @@ def make_optimizers(stage: Stage, config: TrainerConfig) -> list[torch.optim.Opt
     trained = [p for p in stage.model.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)]
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"trainer.optimizer=muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw")
     matrices = stage.hidden_matrices
     if not matrices:
         raise ValueError("this stage has no hidden matrices for trainer.optimizer=muon; use adamw")
@@ -233,6 +231,7 @@ class Run:
             "average": self.average.state_dict() if self.average else {},
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "settings": self.settings,
             "step": self.step,
@@ -259,6 +258,8 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
+        if (cuda_rng := state.get("cuda_rng")) is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda_rng, self.fabric.device)
         if scale := state.get("precision"):
             self.fabric.strategy.precision.load_state_dict(scale)
         self.step, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))  # older files do not have it
@@ -299,6 +300,8 @@ class Run:
     def _fit(self) -> None:
         config, fabric = self.config, self.fabric
         self.out.mkdir(parents=True, exist_ok=True)
+        if fabric.is_global_zero:
+            (self.out / RECORD).unlink(missing_ok=True)  # of a shorter run, which this one makes longer
         sums: dict[str, list[Tensor]] = defaultdict(list)
         bar = tqdm(
             total=config.steps, initial=self.step, disable=not fabric.is_global_zero, mininterval=2.0, unit="step"
@@ -321,7 +324,12 @@ class Run:
         bar.close()
         if fabric.is_global_zero:
             self.stage.export(self.evaluated().eval(), self.out)
-            write_json(self.out / RECORD, {"precision": config.precision, **provenance()})
+            write_json(self.out / RECORD, {"precision": self.precision, **provenance()})
+
+    @property
+    def precision(self) -> str:
+        """What Fabric computes in, which on a CPU is ``bf16-mixed`` where ``16-mixed`` is asked for."""
+        return str(self.fabric.strategy.precision.precision)
 
     def advance(self, step: int) -> dict[str, Tensor]:
         """Optimise as in a step of the training; its losses."""
@@ -335,7 +343,7 @@ class Run:
         fabric.backward(terms["total"])
         for optimizer in self.optimizers:
             # In 16-mixed the scaler finds its scale by overflowing; it then leaves out the step.
-            finite = config.precision != "16-mixed"
+            finite = self.precision != "16-mixed"
             fabric.clip_gradients(self.model, optimizer, max_norm=config.clip, error_if_nonfinite=finite)
             optimizer.step()
         if self.average:
@@ -376,9 +384,10 @@ class Log:
             path = folder / f"{kind}.csv"
             if path.is_file():
                 with path.open() as file:
-                    kept = [row for row in csv.reader(file) if int(row[0]) <= step]
-                with path.open("w", newline="") as file:
-                    csv.writer(file).writerows(kept)
+                    # The last row may have been cut by what killed the run.
+                    whole = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdecimal()]
+                with atomic(path) as temporary, temporary.open("w", newline="") as file:
+                    csv.writer(file).writerows(row for row in whole if int(row[0]) <= step)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Append ``values`` at ``step``."""

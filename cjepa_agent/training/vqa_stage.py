@@ -123,7 +123,7 @@ class VQAStage:
         share = self.vqa.questions
         if batch % share or (rows.stop - rows.start) % share:
             raise ValueError(f"trainer.batch of a process, {rows.stop - rows.start}, is not a multiple of {share}")
-        orders = torch.rand(batch, self.model.n_slots, generator=generator)[rows]
+        orders = torch.rand(batch, self.model.n_slots, generator=generator)
         videos, rows = batch // share, slice(rows.start // share, rows.stop // share)
         drawn = torch.randint(len(self.train), (videos,), generator=generator)[rows].tolist()
         starts = torch.randint(self.train.starts, (videos,), generator=generator)[rows].numpy()
@@ -135,7 +135,7 @@ class VQAStage:
         asked = self.train.batch(questions, readings).to(device)
         order = torch.arange(self.model.n_slots, device=device).expand(len(asked.slots), -1)
         if self.vqa.shuffle:
-            order = orders[: len(asked.slots)].argsort(1).to(device)
+            order = orders[rows.start : rows.start + len(asked.slots)].argsort(1).to(device)
             asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
         logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
         terms = losses(logits, asked)

@@ -35,7 +35,7 @@ class Intervened:
         reader: of these slots.
 
     Raises:
-        FileNotFoundError: no such predictions there.
+        FileNotFoundError: no such predictions there, or no annotation of a scene that a read-out is fitted on.
         ValueError: they differ in what they were made of, or objects cannot be read out of the slots.
     """
 
@@ -92,7 +92,8 @@ class Intervened:
         Nothing can be taken away either where no slot holds the object; the question then is about the video as it is.
 
         Raises:
-            ValueError: a program takes nothing away, the scene has no annotation, or no prediction without the object.
+            FileNotFoundError: the scene has no annotation.
+            ValueError: a program takes nothing away, or there is no prediction without the object.
         """
         if all(question["question_type"] != "counterfactual" for question in questions):
             return [None] * len(questions)

@@ -100,13 +100,18 @@ def read_submission(path: Path) -> list[Json]:
     return entries
 
 
-def grade(scenes: Sequence[Json], entries: Sequence[Json]) -> list[Graded]:
+def grade(scenes: Sequence[Json], entries: Sequence[Json], name: str = "the submission") -> list[Graded]:
     """Every question of ``scenes``, in order, with its answers in a submission; answers to others are ignored.
+
+    Args:
+        scenes: questions of a file.
+        entries: the submission.
+        name: of the submission, for messages.
 
     Raises:
         ValueError: the submission is not in the right form, lacks an answer, or has one that there is not.
     """
-    given = _given(entries)
+    given = _given(entries, name)
     graded = []
     for scene in scenes:
         for question in scene["questions"]:
@@ -115,7 +120,7 @@ def grade(scenes: Sequence[Json], entries: Sequence[Json]) -> list[Graded]:
             missing = [id for id in ids if (*place, id) not in given]
             if missing:
                 what = "the answer" if missing == [None] else f"answers to the choices {missing}"
-                raise ValueError(f"the submission lacks {what} of scene {place[0]}, question {place[1]}")
+                raise ValueError(f"{name} lacks {what} of scene {place[0]}, question {place[1]}")
             graded.append(
                 Graded(
                     *place,
@@ -135,21 +140,21 @@ def _items(question: Json) -> list[Json]:
     return items
 
 
-def _given(entries: Sequence[Json]) -> Mapping[tuple[Any, Any, Any], str]:
+def _given(entries: Sequence[Json], name: str) -> Mapping[tuple[Any, Any, Any], str]:
     """Answers by scene, question and choice (None for a descriptive question)."""
     given: dict[tuple[Any, Any, Any], str] = {}
-    try:
-        for scene in entries:
+    for number, scene in enumerate(entries):
+        try:
             for question in scene["questions"]:
                 for item in _items(question):
                     known = CHOICES if "choices" in question else ANSWERS
                     place = (scene["scene_index"], question["question_id"], item.get("choice_id"))
                     if item["answer"] not in known or place in given:
                         raise ValueError(
-                            f"the submission has {item['answer']!r} at scene {place[0]}, question {place[1]}, choice "
+                            f"{name} has {item['answer']!r} at scene {place[0]}, question {place[1]}, choice "
                             f"{place[2]}; expected one answer there, of {sorted(known)}"
                         )
                     given[place] = item["answer"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a submission in CLEVRER's form: {error!r}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name} is not in CLEVRER's form at entry {number}: {error!r}") from error
     return given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Counterfactuals:
             return cls({removed: _trajectory(arrays) for removed, arrays in without.items()}, window)
         except FileNotFoundError:
             raise
-        except (OSError, KeyError, ValueError, TypeError, EOFError, IndexError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"broken counterfactuals: {type(error).__name__}: {error}") from error
 
 

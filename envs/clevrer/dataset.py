@@ -93,9 +93,9 @@ def _named(path: Path, scene: int) -> Iterator[None]:
         raise ValueError(f"{path}: scene {scene}: {error}") from error
 
 
-def _require_frames(number: int) -> None:
-    if number < VISIBLE_FRAMES:
-        raise ValueError(f"{number} of {VISIBLE_FRAMES} frames")
+def _require_frames(number: int, needed: int = VISIBLE_FRAMES) -> None:
+    if number < needed:
+        raise ValueError(f"{number} of {needed} frames")
 
 
 class Dataset:
@@ -151,8 +151,13 @@ class Dataset:
             _require_frames(len(frames))
         return frames[:VISIBLE_FRAMES]
 
-    def trajectory(self, scene: int) -> Trajectory:
+    def trajectory(self, scene: int, frames: int = VISIBLE_FRAMES) -> Trajectory:
         """What the annotation of a scene tells.
+
+        Args:
+            scene: its index.
+            frames: that are needed. Annotations as published end with the video; those that
+                ``python -m cjepa_agent.collect env=clevrer`` writes go on.
 
         Raises:
             FileNotFoundError: there is no annotation.
@@ -164,7 +169,7 @@ class Dataset:
             trajectory = read_trajectory(annotation)
             if annotation.get("scene_index") != scene:
                 raise ValueError(f"annotates scene {annotation.get('scene_index')}")
-            _require_frames(len(trajectory.inside))
+            _require_frames(len(trajectory.inside), frames)
         return trajectory
 
     def counterfactuals(self, scene: int) -> Counterfactuals | None:

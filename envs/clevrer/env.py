@@ -19,7 +19,7 @@ from envs.clevrer.physics import FRAMES, VISIBLE_FRAMES, Trajectory, simulate
 from envs.clevrer.render import CLEVRERRenderer
 from envs.clevrer.sampling import sample_scene
 from envs.clevrer.scene import MAX_OBJECTS, Scene
-from envs.window import Window
+from envs.window import Window, check_picture
 
 OBS_TYPES = ("pixels", "ground_truth")
 OPTIONS = ("scene", "remove")
@@ -147,8 +147,10 @@ class CLEVREREnv(gym.Env[Any, np.int64]):
     ) -> None:
         if obs_type not in OBS_TYPES:
             raise ValueError(f"unknown obs_type {obs_type!r}; expected one of {list(OBS_TYPES)}")
-        if not 2 <= frames <= FRAMES:
-            raise ValueError(f"frames must be 2 to {FRAMES}, got {frames!r}")
+        if not isinstance(frames, int | np.integer) or not 2 <= frames <= FRAMES:
+            raise ValueError(f"frames must be a whole number from 2 to {FRAMES}, got {frames!r}")
+        check_picture(observation_width=observation_width, observation_height=observation_height)
+        check_picture(visualization_width=visualization_width, visualization_height=visualization_height)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"unknown render_mode {render_mode!r}; expected None, 'human' or 'rgb_array'")
         self.obs_type, self.frames, self.render_mode = obs_type, frames, render_mode
@@ -183,8 +185,9 @@ class CLEVREREnv(gym.Env[Any, np.int64]):
             raise ValueError(f"action must be a whole number from 0 to {MAX_OBJECTS}, got {action!r}")
         if frame + 1 >= self.frames:
             raise gym.error.ResetNeeded(f"the episode ended with frame {frame}: call reset()")
-        if action and self._action_mask(frame)[action]:
-            self._course(self.scene, {**self._removed, int(action) - 1: frame + 1})
+        index = int(action)  # a bool, which the space contains, would be a mask
+        if index and self._action_mask(frame)[index]:
+            self._course(self.scene, {**self._removed, index - 1: frame + 1})
         self._frame = frame = frame + 1
         if self.render_mode == "human":
             self.render()

@@ -57,7 +57,8 @@ class PushTPhysics:
     """The simulated arena.
 
     The state is ``(agent x, agent y, block x, block y, block angle, agent vx, agent vy)`` in px, rad and
-    px/s, float64. With zero damping the block has no velocity between contacts, so the state is Markov.
+    px/s, float64. It is all there is while nothing is pushed. In the midst of a push the block has a velocity, too,
+    for one more physics step, and the contact its impulses: a copy keeps them, ``reset`` does not.
 
     Args:
         shape: name in ``BLOCK_SHAPES``.

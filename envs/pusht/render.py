@@ -47,8 +47,8 @@ def _bytes(surface: pygame.Surface) -> NDArray[np.uint8]:
 class PushTRenderer:
     """Draws states at any size.
 
-    Frames are drawn on a larger canvas and averaged down, so that sub-pixel motion shows in them. Walls and
-    goal are drawn once per goal pose.
+    Frames are drawn on a larger square canvas and averaged down, so that sub-pixel motion shows in them; those that
+    are not square are squeezed, as gym-pusht's are. Walls and goal are drawn once per goal pose.
 
     Args:
         width, height: size of the frames, px.
@@ -62,20 +62,21 @@ class PushTRenderer:
         self.style = style or Style()
         longest = max(width, height)
         self.supersample = 4 if longest <= 128 else 2 if longest <= 720 else 1
-        self._canvas = pygame.Surface((width * self.supersample, height * self.supersample), depth=32)
+        side = longest * self.supersample
+        self._canvas = pygame.Surface((side, side), depth=32)
         self._small = pygame.Surface((width, height), depth=32)
         self._backdrop: tuple[tuple[float, ...], pygame.Surface] | None = None
         self._ids: PushTRenderer | None = None
-        self._scale = (self._canvas.get_width() / WINDOW, self._canvas.get_height() / WINDOW)
+        self._scale = side / WINDOW
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PushTRenderer, (self.width, self.height, self.style)
 
     def _point(self, x: float, y: float) -> tuple[int, int]:
-        return round(x * self._scale[0]), round(y * self._scale[1])
+        return round(x * self._scale), round(y * self._scale)
 
     def _length(self, px: float) -> int:
-        return max(1, round(px * min(self._scale)))
+        return max(1, round(px * self._scale))
 
     def _pieces(self, pose: ArrayLike) -> list[list[tuple[int, int]]]:
         x, y, angle = (float(v) for v in np.asarray(pose))
@@ -117,7 +118,7 @@ class PushTRenderer:
     def frame(self, state: ArrayLike, goal_pose: ArrayLike) -> NDArray[np.uint8]:
         """RGB frame (H, W, 3) uint8 of ``state`` (agent x, y, block x, y, angle, ...)."""
         self._draw(state, goal_pose)
-        if self.supersample == 1:
+        if self._canvas.get_size() == self._small.get_size():
             surface = self._canvas
         else:
             surface = pygame.transform.smoothscale(self._canvas, (self.width, self.height), self._small)
@@ -133,6 +134,6 @@ class PushTRenderer:
             self._ids = PushTRenderer(self.width, self.height, grey)
         ids = self._ids
         ids._draw(state, goal_pose)
-        step = ids.supersample
-        pixels = _bytes(ids._canvas).reshape(self.height * step, self.width * step, 4)
-        return np.ascontiguousarray(pixels[step // 2 :: step, step // 2 :: step, 0])
+        side = ids._canvas.get_width()
+        rows, columns = ((2 * np.arange(size) + 1) * side // (2 * size) for size in (self.height, self.width))
+        return np.ascontiguousarray(_bytes(ids._canvas).reshape(side, side, 4)[rows[:, None], columns, 0])

@@ -153,6 +153,8 @@ def _filter_motion(moving: bool, facts: Facts, objects: Objects, frame: int | st
         if frame != "null":
             raise ProgramError(f"{frame!r} is not a frame")
         return Objects(item for item in objects if (facts.visible[item.id] & facts.moving[item.id]).any() == moving)
+    if frame >= facts.frames:
+        raise ProgramError(f"what moves in frame {frame} of {facts.frames} is not known")
     return Objects(item for item in objects if facts.visible[item.id][frame] and facts.moving[item.id][frame] == moving)
 
 

@@ -166,13 +166,17 @@ def _question_problem(question: Any, answers: bool) -> str | None:
     if broken:
         return broken
     name = f"question {question['question_id']}"
-    if unknown := unknown_tokens(question.get("program") or []):
+    program = question.get("program") or []
+    if not isinstance(program, list):
+        return f"{name}: program must be a list, got {program!r}"
+    if unknown := unknown_tokens(program):
         return f"{name}: program with unknown words {unknown}"
     if question["question_type"] not in TYPES:
         return f"{name}: question_type must be one of {list(TYPES)}, got {question['question_type']!r}"
     if question["question_type"] == "descriptive":
-        if answers and question.get("answer") not in ANSWERS:
-            return f"{name}: answer must be one of {sorted(ANSWERS)}, got {question.get('answer')!r}"
+        answer = question.get("answer")
+        if answers and not (isinstance(answer, str) and answer in ANSWERS):
+            return f"{name}: answer must be one of {sorted(ANSWERS)}, got {answer!r}"
         return None
     if not isinstance(question.get("choices"), list) or not question["choices"]:
         return f"{name}: choices must be a list that is not empty, got {question.get('choices')!r}"
@@ -182,10 +186,13 @@ def _question_problem(question: Any, answers: bool) -> str | None:
 def _choice_problems(name: str, choices: Iterable[Any], answers: bool) -> Iterator[str]:
     for choice in choices:
         fields = {"choice_id": int, "choice": str} | ({"program": list} if answers else {})
-        broken = _shape_problem("a choice", choice, fields)
-        if broken:
+        if broken := _shape_problem("a choice", choice, fields):
             yield f"{name}: {broken}"
-        elif unknown := unknown_tokens(choice.get("program") or []):
+            continue
+        program = choice.get("program") or []
+        if not isinstance(program, list):
+            yield f"{name}: program of choice {choice['choice_id']} must be a list, got {program!r}"
+        elif unknown := unknown_tokens(program):
             yield f"{name}: program of choice {choice['choice_id']} with unknown words {unknown}"
         elif answers and choice.get("answer") not in ("correct", "wrong"):
             number, answer = choice["choice_id"], choice.get("answer")
