@@ -127,6 +127,8 @@ class OracleEpisode:
 class OracleController:
     """The same search with the true simulator as model and the rule's own distances as cost: what is left to gain.
 
+    Plans start from the state, in which a block that is being pushed rests (see ``PushTPhysics``).
+
     Args:
         prior: action blocks of the training data.
         settings: of the search.
