@@ -56,7 +56,7 @@ class SlotAutoencoder(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 of configuration and weights."""
-        config = json.dumps(_architecture(self.config), sort_keys=True)
+        config = json.dumps(settings_record(self.config), sort_keys=True)
         return hashlib.sha256((config + digest(self.state_dict())).encode()).hexdigest()
 
     @staticmethod
@@ -81,7 +81,7 @@ class SlotAutoencoder(nn.Module):
         """
         try:
             config = encoder_config(read_json(folder / CONFIG))
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{folder / CONFIG} is not an encoder configuration: {error}") from error
         model = cls(config).eval()
         model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)

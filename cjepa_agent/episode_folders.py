@@ -75,7 +75,7 @@ def _of_tables(folder: Path) -> EpisodeFolder:
     lengths = _table(folder / "ep_len.npz").astype(np.int64)
     tables = {path.stem: _table(path) for path in sorted(folder.glob("*.npz")) if path.stem not in INDICES}
     pictures: dict[str, Frames] = {}
-    for place in sorted(path for path in folder.iterdir() if any(path.glob("ep_*"))):
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         reader = _episode_video if any(place.glob("ep_*.mp4")) else _episode_pictures
         pictures[place.name] = partial(reader, place)
     return _dataset(folder, "tables beside videos or pictures", lengths, tables, pictures)

@@ -20,7 +20,8 @@ def find_weights(
     """The folder that ``name_or_path`` means, downloaded if need be.
 
     Args:
-        name_or_path: a folder, a Hub id ``owner/name``, or one of ``bundled``; None means the first of these.
+        name_or_path: a folder, a Hub id ``owner/name``, or one of ``bundled``; None means the first of these, and a
+            ``Path`` a folder where there is one.
         bundled: names of weights that come with the package.
         files: what is downloaded from the Hub; the first is in every folder of weights.
         revision: branch, tag or commit of a Hub id.
@@ -35,13 +36,14 @@ def find_weights(
     name = str(name_or_path)
     if not name:
         raise ValueError(f"the name of the weights is empty; give a folder, a Hub id or one of {list(bundled)}")
-    if isinstance(name_or_path, str) and name in bundled:
-        if (Path(name) / files[0]).is_file():
+    if name in bundled:
+        if not (Path(name) / files[0]).is_file():
+            return _in_package(name)
+        if isinstance(name_or_path, str):
             raise ValueError(
-                f"{name!r} is both weights of the package and a folder with weights here; give './{name}' for the "
-                f"folder, or call from another working directory for those of the package"
+                f"{name!r} is both weights of the package and a folder with weights here; give the folder's absolute "
+                f"path, or call from another working directory for those of the package"
             )
-        return _in_package(name)
     if Path(name).is_dir():
         return Path(name)
     unknown = f"{name} is neither a checkpoint folder nor a Hub id owner/name nor one of {list(bundled)}"

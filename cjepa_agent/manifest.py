@@ -101,7 +101,7 @@ class Manifest:
         root: Traversable = resources.files("cjepa_agent") / "manifests" if folder is None else Path(folder)
         path = root / name
         if not path.is_file():
-            made = f"`python -m cjepa_agent.manifest split={split} out={folder or 'manifests'}`"
+            made = f"`python -m cjepa_agent.manifest split={split} 'seeds=[{seed}]' out={folder or 'manifests'}`"
             raise FileNotFoundError(f"there is no manifest {path}; make it with {made} and give manifests= that folder")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

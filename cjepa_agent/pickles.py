@@ -171,8 +171,6 @@ def _read_archive(path: Path, objects: bool) -> Any:
                 return storages[key]
 
             return _Machine(path, io.BytesIO(archive.read(names[0])), objects, load).run()
-    except ValueError:  # a ForeignPickleError among them, and told already
-        raise
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is a truncated or damaged PyTorch file: {error}; fetch it again") from error
 

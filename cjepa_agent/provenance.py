@@ -35,14 +35,15 @@ def git_commit() -> str | None:
 
 def settings_record(config: Any) -> dict[str, Any]:
     """All settings of a dataclass as they are written beside results; absolute paths are cut to their last part."""
-    return {name: _without_folders(value) for name, value in asdict(config).items()}
+    return {name: without_folders(value) for name, value in asdict(config).items()}
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
+    """A value of plain types with absolute paths in it cut to their last part."""
     if isinstance(value, dict):
-        return {name: _without_folders(each) for name, each in value.items()}
+        return {name: without_folders(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_folders(each) for each in value)
+        return type(value)(without_folders(each) for each in value)
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -191,9 +191,11 @@ class VideoSAUREncoder(VideoEncoder):
             self.backbone.freeze_as(pretrained_backbone(self.config.weights), self.config.weights)
 
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
-        """See ``VideoEncoder``; ``initial`` takes the place of the noise."""
-        start = self.initial(self.noise).expand(len(frames), -1, -1) if initial is None else initial
-        return self.carry([self.features(frames)], start)[:, 0]
+        """See ``VideoEncoder``; ``initial`` counts as the slots of the frame before."""
+        if initial is None:
+            return self.carry([self.features(frames)], self.initial(self.noise).expand(len(frames), -1, -1))[:, 0]
+        slots: Tensor = self.corrector(self.transition(initial), self.features(frames), self.config.iterations)
+        return slots
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (S, D) is standard normal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import ClassVar
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -30,12 +31,13 @@ class Window:
         title: what the window's frame says.
     """
 
-    _open: ClassVar[int] = 0
+    _open: ClassVar[int] = 0  # that are neither closed nor forgotten
 
     def __init__(self, width: int, height: int, fps: int, title: str) -> None:
         self.size, self.fps, self.title = (width, height), fps, title
         self.clock = pygame.time.Clock()
         Window._open += 1
+        self._release = weakref.finalize(self, _close_one)
 
     def show(self, frame: NDArray) -> None:
         """Show an RGB frame (height, width, 3) uint8 and wait until the next one is due."""
@@ -50,7 +52,11 @@ class Window:
         self.clock.tick(self.fps)
 
     def close(self) -> None:
-        """Close the window."""
-        Window._open -= 1
-        if Window._open == 0:
-            pygame.display.quit()
+        """Close the window; safe to call repeatedly."""
+        self._release()
+
+
+def _close_one() -> None:
+    Window._open -= 1
+    if Window._open == 0:
+        pygame.display.quit()

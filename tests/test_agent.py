@@ -16,10 +16,10 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.encoder import prepare_frames
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
 from cjepa_agent.stosavi import StoSAViConfig
+from cjepa_agent.videosaur import SmallVideoSAURConfig
 from cjepa_agent.world_model import WorldModel
 from envs.pusht import PushTEnv
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon
@@ -230,8 +230,15 @@ def test_devices_that_are_not_there_are_refused() -> None:
         agent(device=missing)
 
 
-def test_slots_that_are_carried_along_go_on_within_a_history() -> None:
-    encoder = StoSAViConfig(n_slots=3, slot_dim=20, width=8, image_size=64)
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        StoSAViConfig(n_slots=3, slot_dim=20, width=8, image_size=64),
+        SmallVideoSAURConfig(n_slots=3, slot_dim=20, patch=16, width=8, depth=1, positions=4, decoder_width=8),
+    ],
+    ids=["StoSAVi", "VideoSAUR"],
+)
+def test_slots_that_are_carried_along_go_on_within_a_history(encoder: StoSAViConfig | SmallVideoSAURConfig) -> None:
     torch.manual_seed(0)
     model = WorldModel(replace(CONFIG, encoder=encoder)).eval()
     player, world = CJEPAAgent(replace(tiny_checkpoint(), model=model), WITH_HISTORY), env()
@@ -243,7 +250,7 @@ def test_slots_that_are_carried_along_go_on_within_a_history() -> None:
         action, (episode,) = player.predict(observation)
         observation = world.step(action)[0]
     seen = torch.stack([model.processor.raw_slots(latent.slots) for latent in episode.history])
-    tracked = model.encoder.carry(prepare_frames(torch.stack(frames), 64)[None]).slots[0]
+    tracked = model.encoder.track(torch.stack(frames))
     torch.testing.assert_close(seen, tracked, atol=1e-5, rtol=1e-4)
 
 

@@ -65,8 +65,8 @@ class Camera:
         for index, frames in sorted(self._frames.items()):
             path = self.folder / f"{self.prefix}_{index}.mp4"
             with atomic(path) as temporary:
-                held = [*frames, *frames[-1:] * HOLD]
-                imageio.mimwrite(temporary, held, format="mp4", fps=FPS, macro_block_size=16)  # type: ignore[arg-type]
+                held, form = [*frames, *frames[-1:] * HOLD], ["-f", "mp4"]  # which the temporary name does not tell
+                imageio.mimwrite(temporary, held, "mp4", fps=FPS, macro_block_size=16, output_params=form)  # type: ignore[arg-type]
             paths.append(path)
         return paths
 

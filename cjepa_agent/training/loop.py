@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cjepa_agent.files import as_json, read_json, write_json
-from cjepa_agent.provenance import provenance
+from cjepa_agent.provenance import provenance, without_folders
 from envs.files import atomic
 
 # Settings that a resumed run may change: where it writes, for how long it trains, what it logs and on what it runs.
@@ -243,7 +243,8 @@ class Run:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"{self.checkpoint} cannot be resumed from ({error}); delete it to start again") from error
-        before, now = dict(_flat(state.get("settings", {}))), dict(_flat(self.settings))  # older files have none
+        # Older files have none, or with folders in them.
+        before, now = dict(_flat(without_folders(state.get("settings", {})))), dict(_flat(self.settings))
         changed = [f"{name}={before[name]}" for name in sorted(before.keys() & now.keys() - RESUMABLE)
                    if before[name] != now[name]]  # fmt: skip
         if changed:
@@ -385,7 +386,8 @@ class Log:
             if path.is_file():
                 with path.open() as file:
                     # The last row may have been cut by what killed the run.
-                    whole = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdecimal()]
+                    lines = (line for line in file if "\0" not in line)
+                    whole = [row for row in csv.reader(lines) if len(row) == 3 and row[0].isdecimal()]
                 with atomic(path) as temporary, temporary.open("w", newline="") as file:
                     csv.writer(file).writerows(row for row in whole if int(row[0]) <= step)
 

@@ -99,6 +99,7 @@ def find(name_or_path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: see ``find_weights``.
     """
     return find_weights(name_or_path, BUNDLED, [CONFIG, WEIGHTS, CARD])
 

@@ -95,7 +95,8 @@ def _named(path: Path, scene: int) -> Iterator[None]:
 
 def _require_frames(number: int, needed: int = VISIBLE_FRAMES) -> None:
     if number < needed:
-        raise ValueError(f"{number} of {needed} frames")
+        advice = "; only what `python -m cjepa_agent.collect env=clevrer` writes goes on after the video"
+        raise ValueError(f"{number} of {needed} frames{advice if needed > VISIBLE_FRAMES else ''}")
 
 
 class Dataset:
