@@ -13,14 +13,13 @@ from benchmarks.measuring import Predictions
 from benchmarks.report import Report, write_figure
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.evaluation.config import RuleObjectives
 from cjepa_agent.evaluation.controllers import AgentController
 from cjepa_agent.evaluation.episodes import run_episodes
 from cjepa_agent.evaluation.planning import BUDGET, pair_trial
 from cjepa_agent.evaluation.results import Row, plain_table
 from cjepa_agent.evaluation.session import make_env
 from cjepa_agent.manifest import evaluation_pairs
-from cjepa_agent.planning import PlannerSettings
+from cjepa_agent.planning import PlannerSettings, RuleObjectives
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.tensors import require_device
 from configs.command import command
@@ -130,7 +129,7 @@ def run(config: PlannersBenchmark) -> None:
 def measure(config: PlannersBenchmark, checkpoint: Checkpoint, settings: PlannerSettings) -> dict[str, Any]:
     """Success of one search, with its interval, and predictions of the world model, of which a gradient costs three."""
     pairs = evaluation_pairs(config.rule, config.split, config.seeds, config.episodes, config.manifests or None)
-    objective = getattr(RuleObjectives(), config.rule)
+    objective = RuleObjectives.named(config.rule)
     controller = AgentController(CJEPAAgent(checkpoint, settings, objective, config.device, config.seed))
     with (
         tqdm(total=len(pairs) * BUDGET, unit="step", leave=False) as progress,

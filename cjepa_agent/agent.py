@@ -16,7 +16,7 @@ from torch import Tensor
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoder import VideoEncoder
 from cjepa_agent.latent import Latent
-from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, plan_seed
+from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, RuleObjectives, plan_seed
 from cjepa_agent.tensors import require_device
 from planners import RecedingState
 
@@ -86,7 +86,8 @@ class CJEPAAgent:
     Args:
         checkpoint: world model and action prior; the model is moved to ``device`` itself, not a copy of it.
         planner: settings, or the name of a preset.
-        objective: what a plan is judged by.
+        objective: what a plan is judged by, or the rule that success is judged by: ``released``, ``moderate``,
+            ``strict`` or ``coverage``. None for the paper's: all slots and all of proprioception.
         device: where to encode and plan.
         seed: 0 or more.
 
@@ -103,7 +104,7 @@ class CJEPAAgent:
         self,
         checkpoint: Checkpoint,
         planner: PlannerSettings | str = "fast",
-        objective: ObjectiveSettings | None = None,
+        objective: ObjectiveSettings | str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -112,7 +113,8 @@ class CJEPAAgent:
         require_device(str(device))
         self.checkpoint, self.device, self.seed = checkpoint, torch.device(device), seed
         self.settings = PlannerSettings.preset(planner) if isinstance(planner, str) else planner
-        self.objective = objective or ObjectiveSettings()
+        named = RuleObjectives.named(objective) if isinstance(objective, str) else objective
+        self.objective = named or ObjectiveSettings()
         self.model = checkpoint.model.to(self.device).eval()
         self.observes, self.privileged = self.model.encoder.observes, self.model.encoder.privileged
         self.keys = (self.observes, "proprio", f"goal_{self.observes}", "goal_proprio")
@@ -125,7 +127,7 @@ class CJEPAAgent:
         cls,
         name_or_path: str | Path | None = None,
         planner: PlannerSettings | str = "fast",
-        objective: ObjectiveSettings | None = None,
+        objective: ObjectiveSettings | str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
         revision: str | None = None,

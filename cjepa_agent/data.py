@@ -59,7 +59,7 @@ def split_episodes(n_episodes: int) -> NDArray[np.int8]:
 
 
 def write_episodes(
-    path: Path, episodes: Iterable[Mapping[str, NDArray[Any]]], attrs: Mapping[str, Any] | None = None
+    path: str | Path, episodes: Iterable[Mapping[str, NDArray[Any]]], attrs: Mapping[str, Any] | None = None
 ) -> None:
     """Write episodes (dicts of equally long columns) to ``path``; the file appears only when it is complete.
 
@@ -69,7 +69,7 @@ def write_episodes(
     Raises:
         ValueError: no episodes, an empty one, or columns that do not fit together.
     """
-    with atomic(path) as partial:
+    with atomic(Path(path)) as partial:
         lengths: list[int] = []
         rows = 0
         with h5py.File(partial, "w") as file:

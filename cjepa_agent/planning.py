@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -100,6 +100,37 @@ class ObjectiveSettings:
         numbers = "" if self.proprio_dims is None else str(list(self.proprio_dims))
         agent = f" + {self.proprio_weight:g} proprio{numbers}" if self.proprio_weight else ""
         return f"{slots}{agent}, {self.path} step"
+
+
+BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
+# Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
+# search then settles for plans that bring the agent to its place and leave the block where it is.
+BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
+
+
+@dataclass(frozen=True)
+class RuleObjectives:
+    """What plans are judged by, for each way of scoring; reported as the planning target.
+
+    Attributes:
+        released, moderate: the block's slot and the agent's position, which count for these rules.
+        strict: the block alone.
+        coverage: the block alone; over the whole path, since nothing says when the goal is due.
+    """
+
+    released: ObjectiveSettings = BLOCK_AND_POSITION
+    moderate: ObjectiveSettings = BLOCK_AND_POSITION
+    strict: ObjectiveSettings = BLOCK_ALONE
+    coverage: ObjectiveSettings = ObjectiveSettings(objects="block", proprio_weight=0.0, path="mean")
+
+    @classmethod
+    def named(cls, rule: str) -> ObjectiveSettings:
+        """That of a rule; raises ValueError for others."""
+        known = {field.name: getattr(cls(), field.name) for field in fields(cls)}
+        if rule not in known:
+            raise ValueError(f"unknown objective {rule!r}; expected ObjectiveSettings or one of {list(known)}")
+        settings: ObjectiveSettings = known[rule]
+        return settings
 
 
 @dataclass(frozen=True)

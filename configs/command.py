@@ -168,26 +168,41 @@ def help_text(module: str, schema: type[Any] | Variants[Any]) -> str:
 
 
 def _help_of(schema: type[Any]) -> list[str]:
-    return ["", parse(schema.__doc__ or "").description or "", "", *_help_rows(schema, "")]
+    return ["", parse(schema.__doc__ or "").description or "", "", *_help_rows(schema(), "")]
 
 
-def _help_rows(schema: type[Any], prefix: str) -> list[str]:
+def _help_rows(settings: Any, prefix: str) -> list[str]:
+    """A line per key with its default, groups with the values of the option that is taken if none is given."""
+    schema = type(settings)
     documented = [p for cls in reversed(schema.__mro__) for p in parse(cls.__doc__ or "").params]
-    texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
+    texts = {p.arg_name: " ".join((p.description or "").split()).replace("``", "") for p in documented}
     for key in list(texts):
         for part in key.split(","):
             texts[part.strip()] = texts[key]
     rows = []
-    for field, value in _fields(schema):
+    for field in (f.name for f in dataclasses.fields(schema)):
+        value = getattr(settings, field)
         if dataclasses.is_dataclass(value):
+            kinds, taken = _kinds(schema, field), _choice(schema, field)
             presets = sorted(p.stem for p in (Path(__file__).parent / field).glob("*.yaml"))
-            kinds = {kind: cls for kind, cls in _kinds(schema, field).items() if cls is not type(value)}
-            options = "|".join(["default", *kinds, *presets])
-            rows += ["", f"{prefix}{field}={options}  {texts.get(field, '')}"]
-            rows += _help_rows(type(value), f"{prefix}{field}.")
-            for kind, cls in kinds.items():
+            value = _taken(value, field, kinds, taken)
+            others = {kind: cls for kind, cls in kinds.items() if cls is not type(value)}
+            options = "|".join(dict.fromkeys(["default", *kinds, *presets]))
+            shown = f"  [{taken} if not given]" if taken != "default" else ""
+            rows += ["", f"{prefix}{field}={options}{shown}  {texts.get(field, '')}"]
+            rows += _help_rows(value, f"{prefix}{field}.")
+            for kind, cls in others.items():
                 rows += ["", f"{prefix}{field}={kind}  {parse(cls.__doc__ or '').description}"]
-                rows += _help_rows(cls, f"{prefix}{field}.")
+                rows += _help_rows(cls(), f"{prefix}{field}.")
         else:
             rows.append(f"  {prefix}{field}={_plain_value(value)}  {texts.get(field, '')}")
     return rows
+
+
+def _taken(value: Any, field: str, kinds: Mapping[str, type[Any]], name: str) -> Any:
+    """The option of a group by its name; ``value`` is the default."""
+    from configs.presets import preset  # which needs this module
+
+    if name in kinds:
+        return kinds[name]()
+    return value if name == "default" else preset(type(value), field, name)

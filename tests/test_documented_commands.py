@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
-from cjepa_agent import collect, convert, evaluate, extract, manifest, rollout, train
-from configs.command import build, register
+from cjepa_agent import CJEPAAgent, collect, convert, evaluate, extract, manifest, rollout, train
+from configs.command import build, help_text, register
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS: dict[str, Any] = {
@@ -36,7 +39,7 @@ def commands(page: str) -> list[str]:
 
 
 MODULE = "python -m cjepa_agent."
-PAGES = ("README.md", "docs/clevrer.md", "docs/training.md", "docs/reproduce.md")
+PAGES = ("README.md", "docs/clevrer.md", "docs/training.md", "docs/reproduce.md", "docs/extending.md")
 DOCUMENTED = [(page, line) for page in PAGES for line in commands(page)]
 
 
@@ -58,3 +61,27 @@ def test_composes(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None
     with initialize_config_module(config_module="configs", version_base="1.3"):
         config = compose(config_name=f"{name}_command", overrides=arguments)
     build(SCHEMAS[name], config)
+
+
+def test_own_episodes_from_the_page_to_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/extending.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(script, {})
+    for line in commands("docs/extending.md"):
+        name, *arguments = shlex.split(line)
+        if name in ("train", "extract"):
+            few = ["trainer.steps=2", "trainer.batch=2", "trainer.warmup=1"] if name == "train" else []
+            done = subprocess.run([sys.executable, "-m", MODULE.split()[-1] + name, *arguments, *few])
+            assert done.returncode == 0
+    agent = CJEPAAgent.from_pretrained("own_model/checkpoint")
+    frame, proprio = np.zeros((64, 64, 3), np.uint8), np.zeros(1, np.float32)
+    seen = {"pixels": frame, "proprio": proprio, "goal_pixels": frame, "goal_proprio": proprio}
+    action, _ = agent.predict(seen)
+    assert action.shape == (1,) and abs(action[0]) <= 1
+
+
+def test_help_shows_what_is_taken_if_nothing_is_given() -> None:
+    text = help_text("cjepa_agent.evaluate", evaluate.EvaluateConfig)
+    assert "planner=default|fast|full  [fast if not given]" in text and "planner.method=icem" in text
+    assert "objectives.strict.objects=block" in text and "objectives.strict.proprio_weight=0.0" in text

@@ -165,7 +165,7 @@ def test_bad_requests_and_answers_are_one_clear_error(name: str) -> None:
         (MPPIConfig, {"n_samples": 63}, "n_elites is 64; expected 2 to n_samples = 63"),
         (MPPIConfig, {"temperature": 0.0}, "temperature is 0"),
         (RandomShootingConfig, {"n_samples": 1}, "n_samples is 1"),
-        (RandomShootingConfig, {"std": 0.0}, "init_std is 0"),
+        (RandomShootingConfig, {"std": 0.0}, "std is 0"),
         (GradientConfig, {"n_restarts": 0}, "n_restarts is 0"),
         (GradientConfig, {"n_iterations": 0}, "n_iterations is 0"),
         (GradientConfig, {"learning_rate": 0.0}, "learning_rate is 0"),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.evaluation.config import BLOCK_AND_POSITION
 from cjepa_agent.manifest import evaluation_pairs
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.stable_worldmodel import GoalObservation
@@ -61,7 +60,7 @@ def test_other_environments_are_refused() -> None:
 def test_our_agent_acts_in_their_environment() -> None:
     pytest.importorskip("stable_worldmodel.envs", reason="needs the extra stable-worldmodel")
     ((_, _, pair),) = evaluation_pairs("released", "test", (0,), 1)
-    agent = CJEPAAgent.from_pretrained(planner=PlannerSettings.preset("fast"), objective=BLOCK_AND_POSITION)
+    agent = CJEPAAgent.from_pretrained(planner=PlannerSettings.preset("fast"), objective="released")
     env = GoalObservation(gym.make("swm/PushT-v1"))
     options = {"state": np.array(pair.state), "goal_state": np.array(pair.goal_state)}
     observation, _ = env.reset(seed=0, options=options)

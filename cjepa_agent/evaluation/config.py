@@ -5,32 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
-from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from cjepa_agent.planning import PlannerSettings, RuleObjectives
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.rollout import Removal
 from envs.pusht.success import success_rule
 
-BLOCK_ALONE = ObjectiveSettings(objects="block", proprio_weight=0.0)
-# Velocities do not count for success, and with the weights of the paper they and the agent outweigh the block: the
-# search then settles for plans that bring the agent to its place and leave the block where it is.
-BLOCK_AND_POSITION = ObjectiveSettings(objects="block", proprio_weight=0.3, proprio_dims=(0, 1))
 TASKS = ("planning", "released", "coverage", "probe", "segmentation", "rollout", "intervention", "vqa")
-
-
-@dataclass(frozen=True)
-class RuleObjectives:
-    """What plans are judged by, for each way of scoring; reported as the planning target.
-
-    Attributes:
-        released, moderate: the block's slot and the agent's position, which count for these rules.
-        strict: the block alone.
-        coverage: the block alone; over the whole path, since nothing says when the goal is due.
-    """
-
-    released: ObjectiveSettings = BLOCK_AND_POSITION
-    moderate: ObjectiveSettings = BLOCK_AND_POSITION
-    strict: ObjectiveSettings = BLOCK_ALONE
-    coverage: ObjectiveSettings = ObjectiveSettings(objects="block", proprio_weight=0.0, path="mean")
 
 
 @dataclass(frozen=True)
