@@ -14,8 +14,10 @@ from benchmarks.causality_page import (
     contrasts,
     draw,
     influence_section,
+    note,
     references,
     systems_table,
+    title,
     trainings_table,
 )
 from benchmarks.predictors import UNMASKED_SYSTEM, check_slots, system
@@ -206,6 +208,8 @@ def run(config: CausalityBenchmark) -> None:
     entries = report.trainings(SYSTEMS)
     figure = config.page.with_suffix(".png")
     text = PAGE.format(
+        title=title(entries, encoder.encoder.privileged, config.trainer.steps),
+        note=note(entries),
         encoder=encoder.config.kind,
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,

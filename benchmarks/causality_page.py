@@ -46,9 +46,10 @@ PUBLISHED = {
     "ocvp": (66.08, 43.00),
     "ocvp-image": (75.52, 56.06),
 }
-PAGE = """# Does masking objects make a predictor causal?
+PAGE = """# Does masking objects make a predictor causal? {title}
 
 Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
+[clevrer.md](clevrer.md) tells what they say, and has the command.{note}
 
 Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs
@@ -56,12 +57,15 @@ in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-w
 the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
 split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
 systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`). What each column means is told in
-`cjepa_agent.evaluation.intervention`. Errors are in object radii, means over objects; questions are answered from
-predicted collisions, without ALOE, per question. Intervals are 95 % ones that take scenes as independent, not what is
-in one scene. Where ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from the video predicted
-without the object, in training and here. *Published* is C-JEPA's paper (arXiv 2602.11389), predictive / counterfactual:
-CLEVRER's own videos, and counterfactual questions that read no predicted frame.
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).
+
+Errors are mean distances of objects from where they truly are, in object radii: with nothing removed, of those objects
+that a removal influences, and of these downstream. F1 is of pairs that collide after a removal; *where it influences*
+leaves out removals that change no other object's course. Questions are answered from predicted collisions, without
+ALOE, per question. 95 % intervals treat scenes, not what is in one scene, as independent. AUROC of attention is
+explained under *Who depends on whom*. Where ALOE was trained, too (`aloe_seeds`), it read counterfactual questions from
+the video predicted without the object, in training and here. *Published* is C-JEPA's paper (arXiv 2602.11389),
+predictive / counterfactual: CLEVRER's own videos, and counterfactual questions that read no predicted frame.
 
 With `predictor=clevrer`, the default, C-JEPA sees each slot's last change beside the slot (`predictor.motion`), which
 the paper's does not, and learns 10 frames per window. SlotFormer, OCVP-Seq and OC-DINO-WM see slots alone and predict
@@ -79,7 +83,7 @@ In the same scenes {references}
 ![Error of positions over the frames of the video]({figure})
 
 Above: error over the frames of the video, mean over training seeds, of objects that the removal influences; dashed,
-downstream; dotted, with nothing removed; grey, the true factual course as answer to the removal.
+downstream; dotted, with nothing removed; grey, predicting that the removal changes nothing.
 
 {influence}## Each training
 
@@ -102,6 +106,22 @@ Above: area under the ROC curve of the attention of each head, a dot per head an
 over heads, the dashed line is chance.
 
 """
+
+
+def title(entries: Sequence[Mapping[str, Any]], privileged: bool, steps: int) -> str:
+    """What tells a page from those of other settings."""
+    slots = "Slots of the true state" if privileged else "Slots of pictures"
+    return f"{slots}, {steps:,} steps{', read by ALOE' if any(entry['aloe'] for entry in entries) else ''}"
+
+
+def note(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What is to be known of results of older versions."""
+    if all(INFLUENTIAL in entry["collision_pairs"] for entry in entries):
+        return ""
+    return (
+        " Some rows were scored before a correction of the collision read-out's labels, which moved single figures of "
+        "other predictors by up to 4.3 points (LOG.md, *short trainings and moving averages*)."
+    )
 
 
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -243,7 +263,7 @@ def references(entry: Mapping[str, Any]) -> str:
     unchanged = f"{interval_text(errors['influenced']['unchanged'], 2)} (influenced)"
     where = _at(pairs, (INFLUENTIAL, "unchanged", "F1"))
     parts = [
-        f"the true factual course as answer to a removal has an error of {unchanged} and an F1 of "
+        f"predicting that a removal changes nothing has an error of {unchanged} and an F1 of "
         f"{pairs['after_removal']['unchanged']['F1']:.3f}{f' ({where:.3f} where it influences)' if where else ''}",
         f"the read-out on true positions has an F1 of {pairs['after_removal']['true positions']['F1']:.3f}",
         *(
