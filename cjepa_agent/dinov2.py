@@ -231,7 +231,7 @@ def pretrained(name: str = SMALL) -> DINOv2:
     try:
         from transformers import AutoModel
     except ImportError as error:
-        raise ValueError(f"DINOv2 comes through transformers: pip install 'cjepa-agent[dinov2]' ({error})") from error
+        raise ValueError(f"DINOv2 comes through transformers: pip install transformers ({error})") from error
     try:
         model = AutoModel.from_pretrained(name)
     except OSError as error:

@@ -94,9 +94,7 @@ def _of_arrow(folder: Path, shards: list[Path]) -> EpisodeFolder:
     try:
         import pyarrow
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{folder} holds Arrow tables, which pyarrow reads: pip install 'cjepa-agent[arrow]' ({error})"
-        ) from error
+        raise ValueError(f"{folder} holds Arrow tables, which pyarrow reads: pip install pyarrow ({error})") from error
     try:
         streams = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(shard))) for shard in shards]
         table = pyarrow.concat_tables([stream.read_all() for stream in streams])

@@ -107,4 +107,4 @@ def _timm() -> ModuleType:
     try:
         return import_module("timm")
     except ImportError as error:
-        raise ValueError(f"encoder=timm needs timm: pip install 'cjepa-agent[timm]' ({error})") from error
+        raise ValueError(f"encoder=timm needs timm: pip install timm ({error})") from error

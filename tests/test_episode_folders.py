@@ -184,7 +184,7 @@ def test_what_is_needed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "swm").mkdir()
     (tmp_path / "swm/data-00000-of-00001.arrow").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'cjepa-agent\[arrow\]'"):
+    with pytest.raises(ValueError, match=r"pip install pyarrow"):
         convert(ConvertConfig(str(tmp_path / "swm"), str(tmp_path / "out")))
     (tmp_path / "table.lance").mkdir()
     with pytest.raises(ValueError, match="none of the folders known here.*LanceDB.*swm convert"):

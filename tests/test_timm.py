@@ -30,7 +30,7 @@ CHANNELS_LAST = replace(RESNET, model="test_mambaout", slot_dim=64)
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"pip install 'cjepa-agent\[timm\]'"):
+    with pytest.raises(ValueError, match=r"pip install timm"):
         TimmPatchConfig().build()
 
 

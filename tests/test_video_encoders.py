@@ -273,5 +273,5 @@ def test_dinov2_loads_a_folder_and_explains_what_is_missing(tmp_path: Path, monk
 
 def test_dinov2_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"pip install 'cjepa-agent\[dinov2\]'"):
+    with pytest.raises(ValueError, match=r"pip install transformers"):
         dinov2.pretrained()

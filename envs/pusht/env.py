@@ -91,7 +91,7 @@ class PushTEnv(gym.Env[Any, NDArray[np.float32]]):
     ## Success Criteria
 
     * `coverage`: more than 95 % of the green goal is covered.
-    * `goal_state`: one of three published rules (`envs.pusht.success`).
+    * `goal_state`: one of the published rules, of which `moderate` equals `released` (`envs.pusht.success`).
 
     | `success_rule` | distance | angle | held for |
     | --- | --- | --- | --- |

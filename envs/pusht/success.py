@@ -59,7 +59,7 @@ def angle_error(a: ArrayLike, b: ArrayLike, symmetry: int = 1) -> NDArray[np.flo
     return np.minimum(turn, period - turn)
 
 
-# "moderate" scores like "released"; the two differ in how the pairs of start and goal are drawn.
+# "moderate" scores like "released"; where published, it draws pairs of start and goal otherwise, here both share them.
 SUCCESS_RULES: dict[str, SuccessRule] = {
     rule.name: rule
     for rule in (
