@@ -14,6 +14,8 @@ from cjepa_agent import dinov2
 from cjepa_agent.authors import slot_autoencoder, split
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.encoder import grid_coordinates
+from cjepa_agent.patches import PatchConfig
+from cjepa_agent.videosaur import SmallVideoSAURConfig
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PATH = Path("source.ckpt")
@@ -275,3 +277,18 @@ def test_dinov2_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install transformers"):
         dinov2.pretrained()
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_frozen_features_may_leave_out_the_last_norm(tmp_path: Path, final_norm: bool) -> None:
+    trained = SlotAutoencoder(PatchConfig(slot_dim=8, image_size=16, depth=1, heads=2, decoder_width=8))
+    trained.save(tmp_path)
+    config = SmallVideoSAURConfig(
+        n_slots=2, slot_dim=8, image_size=16, width=8, depth=1, heads=2, positions=2, decoder_width=8,
+        final_norm=final_norm, weights=str(tmp_path),
+    )  # fmt: skip
+    encoder = config.build()[0]
+    encoder.load_weights()
+    own, other = encoder.backbone.state_dict(), trained.encoder.backbone.state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    assert set(other) - set(own) == (set() if final_norm else {"norm.weight", "norm.bias"})
