@@ -36,7 +36,7 @@ from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
-from envs.clevrer.dataset import Dataset
+from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import FRAMES
 
 CONFIG = WorldModelConfig(
@@ -276,6 +276,37 @@ class TestMeasure:
         later = [error for error in courses["influenced, unchanged"] if error is not None]
         assert later[-1] > 1 > later[0]
         assert report["position_error_radii"]["not influenced"]["predicted"]["high"] < 0.02
+        influenced = report["position_error_radii"]["influenced"]
+        assert influenced["downstream"]["mean"] < 0.03 < influenced["unchanged"]["mean"]
+
+    def test_influence_is_told_by_who_looks_at_what_is_removed(self, perfect: findings.Findings) -> None:
+        attention = {removed.scene: np.zeros((2, 1, 6, 6)) for removed in perfect.removed}
+        for removed in perfect.removed:
+            attention[removed.scene][:, :, removed.influenced, removed.id] = 1.0
+        perfect.attention, perfect.looked_at = list(attention.values()), list(attention)
+        rng = np.random.default_rng(0)
+        perfect.removed = [removed._replace(shift=rng.random(6)) for removed in perfect.removed]
+        influence = intervention.summary(perfect, 0)["influence"]
+        assert influence["attention, mean"]["AUROC"] == 1.0
+        truth = np.concatenate([removed.influenced[removed.counted] for removed in perfect.removed])
+        found = truth[np.argsort(-np.concatenate([removed.shift[removed.counted] for removed in perfect.removed]))]
+        precision = np.cumsum(found) / np.arange(1, len(found) + 1)
+        assert influence["shift"]["average_precision"] == pytest.approx(precision[found].mean())
+
+    def test_scenes_are_measured_alike_alone_and_beside_others(self, data: Path, slots: Path) -> None:
+        model, source, dataset = random_model(), VideoSlots(slots), Dataset(data)
+        training = [scene for scene in source.scenes if split_of(scene) == "train"]
+        readouts = findings.fit_readouts(model, source, dataset, training, 0)
+        # Of a scene with many objects some are taken away that the other does not have.
+        fewest, *_, most = sorted(source.scenes, key=lambda scene: len(dataset.trajectory(scene).ids))
+        assert len(dataset.trajectory(fewest).ids) < len(dataset.trajectory(most).ids)
+        together = findings.measure(model, source, dataset, [fewest, most], readouts, "drop").removed
+        alone = findings.measure(model, source, dataset, [most], readouts, "drop").removed
+        own = [removed for removed in together if removed.scene == most]
+        assert len(own) == len(alone)
+        for one, other in zip(own, alone, strict=True):
+            assert one.apart.any()
+            np.testing.assert_allclose(one.apart, other.apart, rtol=1e-3)
 
     def test_the_command(self, data: Path, slots: Path, tmp_path: Path) -> None:
         predictor = replace(preset(PredictorConfig, "predictor", "clevrer"), depth=1, width=32, heads=2, mlp=32)
