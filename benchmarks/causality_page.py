@@ -49,7 +49,7 @@ PUBLISHED = {
 PAGE = """# Does masking objects make a predictor causal? {title}
 
 Written by `python -m benchmarks.causality`; settings, machine and all figures are in `{source}`.
-[clevrer.md](clevrer.md) tells what they say, and has the command.{note}
+[masking.md](masking.md) tells what they say, and has the command.{note}
 
 Each predictor was trained on slots of the encoder `{encoder}` of the training videos with {samples:,} windows
 and the same optimiser, schedule and seeds. `oc-jepa` is C-JEPA with nothing hidden of the history; `c-jepa-<n>` differs

@@ -27,7 +27,7 @@ class MaskConfig:
         upto: draw the number of hidden objects uniformly from 0..count for each sample (appendix E.3).
         history_weight: of recovering what is hidden, in the loss; 1 in the paper.
         future_weight: of the future of objects that are hidden throughout, likewise. Where they went cannot be told;
-            what this weight changes is in ``docs/clevrer.md``.
+            what this weight changes is in ``docs/masking.md``.
     """
 
     count: int = 1
