@@ -62,7 +62,8 @@ class Scenes(NamedTuple):
 
     def encode(self, model: WorldModel) -> tuple[PlanStart, Latent]:
         """Where plans start, and their goals; the scenes must be on the model's device."""
-        start, goal = model.encode(self.frames, self.proprio), model.encode(self.goal_frames, self.goal_proprio)
+        start = model.encode(self.frames, self.proprio)
+        goal = model.encode(self.goal_frames, self.goal_proprio, start.slots)
         history = Latent(start.slots.unsqueeze(1), start.proprio.unsqueeze(1))
         return PlanStart(history, self.proprio.new_empty(len(self.proprio), 0, model.config.action_dim)), goal
 

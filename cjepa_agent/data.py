@@ -169,6 +169,9 @@ class EpisodeFile:
             raise ValueError(f"{self.path}: ep_len adds up to {rows} rows, but columns have {wrong}")
         if not np.array_equal(self.offsets, np.cumsum(self.lengths) - self.lengths) or np.any(self.lengths < 1):
             raise ValueError(f"{self.path}: ep_offset and ep_len do not lay the episodes one after another")
+        flat = {name: s for name in ("action", "proprio") if len(s := self.columns.get(name, (rows, 1))) != 2}
+        if flat:
+            raise ValueError(f"{self.path}: action and proprio must be (rows, numbers), got {flat}")
         frame = self.columns.get("pixels", (rows, 1, 1, 3))[1:]
         if len(frame) != 3 or frame[2] != 3:
             raise ValueError(f"{self.path}: pixels must be (rows, H, W, 3), got {self.columns['pixels']}")

@@ -150,7 +150,10 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
     for episode in tqdm(range(done, wanted), initial=done, total=wanted, unit="episode", mininterval=2.0):
         start, length = int(data.offsets[episode]), int(data.lengths[episode])
         observed = data.read(autoencoder.encoder.observes, episode)[:: config.stride]
-        slots[start : start + length : config.stride] = encode(autoencoder.encoder, observed, config.batch).numpy()
+        made = encode(autoencoder.encoder, observed, config.batch).numpy().astype(np.float16)
+        if not np.isfinite(made).all():
+            raise ValueError(f"{config.encoder} makes slots of episode {episode} that float16 does not hold or NaN")
+        slots[start : start + length : config.stride] = made
         if (episode + 1) % 100 == 0 or episode + 1 == wanted:
             slots.flush()
             write_json(meta_path, {**identity, "episodes": episode + 1})

@@ -167,7 +167,10 @@ def pretrained_backbone(weights: str) -> DINOv2:
     kinds = {kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, DINOv2RegistersConfig)}
     if values.get("kind") not in kinds:
         raise ValueError(f"{folder} holds an encoder of kind {values.get('kind')}; expected one of {list(kinds)}")
-    network, prefix = kinds[values["kind"]](**values).backbone(), "encoder.backbone."
+    try:
+        network, prefix = kinds[values["kind"]](**values).backbone(), "encoder.backbone."
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG} is no configuration of an encoder: {error}") from error
     tensors = read_tensors(folder / WEIGHTS)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     check_tensors(folder / WEIGHTS, tensors, network.state_dict())

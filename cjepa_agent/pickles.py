@@ -434,7 +434,7 @@ def _dtype(code: str, *_: Any) -> _Pending:
     return _Pending(finish)
 
 
-def _array(buffer: Any, dtype: np.dtype[Any], shape: Any, order: str) -> NDArray[Any]:
+def _array(buffer: Any, dtype: np.dtype[Any], shape: Any, order: str, axes: Any = None) -> NDArray[Any]:
     count = int(np.prod(shape, dtype=np.int64))
     if isinstance(buffer, Span):
         if buffer.length != count * dtype.itemsize:
@@ -442,7 +442,9 @@ def _array(buffer: Any, dtype: np.dtype[Any], shape: Any, order: str) -> NDArray
         flat = np.frombuffer(buffer.memory, dtype, count, buffer.offset)
     else:
         flat = np.frombuffer(buffer, dtype)
-    return flat.reshape(tuple(shape), order="F" if order == "F" else "C")
+    array = flat.reshape(tuple(shape), order="F" if order == "F" else "C")
+    # Order K, of NumPy 2: numbers lie as in an array of this shape whose axes are then exchanged.
+    return array if axes is None or order != "K" else array.transpose(tuple(axes))
 
 
 def _reconstruct(*_: Any) -> _Pending:

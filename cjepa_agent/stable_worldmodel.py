@@ -53,7 +53,9 @@ class Costable:
             raise ValueError(f"got candidates of {action_candidates.shape[-1]} numbers; the action prior has {width}")
         if "plan_start" not in info_dict:
             info_dict["plan_start"] = self._encode(info_dict, "pixels", "proprio")
-            info_dict["plan_goal"] = self._encode(info_dict, "goal", "goal_proprio")
+            # As the agent: slots that can start from those of another frame start from the plan's.
+            initial = info_dict["plan_start"].slots
+            info_dict["plan_goal"] = self._encode(info_dict, "goal", "goal_proprio", initial)
         start, goal = info_dict["plan_start"], info_dict["plan_goal"]
         actions = self.decode(action_candidates)
         history = Latent(start.slots.unsqueeze(1), start.proprio.unsqueeze(1))
@@ -61,11 +63,11 @@ class Costable:
             PlanStart(history, actions.new_empty(len(actions), 0, actions.shape[-1])), goal, actions
         )
 
-    def _encode(self, info: dict[str, Any], pixels: str, proprio: str) -> Latent:
+    def _encode(self, info: dict[str, Any], pixels: str, proprio: str, initial: Tensor | None = None) -> Latent:
         frames, numbers = info[pixels][:, 0], info[proprio][:, 0]
         device, batch = self._planner.prior.device, len(frames)
         frames, numbers = frames.reshape(batch, *frames.shape[-3:]), numbers.reshape(batch, numbers.shape[-1])
-        return self._planner.model.encode(frames.to(device), numbers.to(device))
+        return self._planner.model.encode(frames.to(device), numbers.to(device), initial)
 
 
 Observation = dict[str, NDArray[Any]]

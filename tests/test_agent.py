@@ -241,6 +241,8 @@ def test_devices_that_are_not_there_are_refused() -> None:
 def test_slots_that_are_carried_along_go_on_within_a_history(encoder: StoSAViConfig | SmallVideoSAURConfig) -> None:
     torch.manual_seed(0)
     model = WorldModel(replace(CONFIG, encoder=encoder)).eval()
+    model.processor.slot_mean.copy_(torch.rand(model.processor.slot_mean.shape))
+    model.processor.slot_scale.copy_(torch.rand(model.processor.slot_scale.shape) + 0.5)
     player, world = CJEPAAgent(replace(tiny_checkpoint(), model=model), WITH_HISTORY), env()
     observation, _ = world.reset(seed=0)
     frames = []
@@ -252,6 +254,11 @@ def test_slots_that_are_carried_along_go_on_within_a_history(encoder: StoSAViCon
     seen = torch.stack([model.processor.raw_slots(latent.slots) for latent in episode.history])
     tracked = model.encoder.track(torch.stack(frames))
     torch.testing.assert_close(seen, tracked, atol=1e-5, rtol=1e-4)
+    goal_frame = torch.from_numpy(observation["goal_pixels"])[None]
+    assert episode.goal is not None
+    goal = model.processor.raw_slots(episode.goal.slots)
+    torch.testing.assert_close(goal, model.encoder.read(goal_frame, tracked[-1:])[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(goal, model.encoder.read(goal_frame)[0], atol=1e-3)
 
 
 def test_state_and_episode_start_must_fit_the_observation() -> None:

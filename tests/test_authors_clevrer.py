@@ -119,7 +119,7 @@ def test_questions(folder: Path, tmp_path: Path, imported: bool) -> None:
 def test_training_the_released_architecture(folder: Path, tmp_path: Path, init: bool) -> None:
     start = [f"init={folder / 'predictor'}", "trainer.lr=1e-12", "trainer.weight_decay=0"] if init else []
     run(
-        train, "predictor=released_clevrer", "dynamics=released_clevrer", "trainer=released", "mask.kind=fixed",
+        train, "predictor=released_clevrer", "dynamics=clevrer", "trainer=released", "mask.kind=fixed",
         "mask.count=2", f"slots={folder / 'slots'}", f"out={tmp_path}", *TINY, *STEPS, "trainer.steps=2", *start,
     )  # fmt: skip
     model = Checkpoint.from_pretrained(tmp_path / "checkpoint").model

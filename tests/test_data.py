@@ -149,6 +149,10 @@ def test_nan_among_taken_actions_is_refused(tmp_path: Path) -> None:
         ({"state": np.zeros((4, 7))}, r"adds up to 25 rows, but columns have {'state': \(4,\)}"),
         ({"ep_len": np.array([7, 3, 5, 4, 60])}, "adds up to 79 rows, but columns have"),
         ({"ep_offset": np.array([0, 3, 10, 15, 19])}, "do not lay the episodes one after another"),
+        (
+            {"action": np.zeros(25, np.float32)},
+            r"action and proprio must be \(rows, numbers\), got {'action': \(25,\)}",
+        ),
         ({"pixels": np.zeros((25, 3, 8, 8), np.uint8)}, r"pixels must be \(rows, H, W, 3\)"),
     ],
 )

@@ -39,7 +39,14 @@ def commands(page: str) -> list[str]:
 
 
 MODULE = "python -m cjepa_agent."
-PAGES = ("README.md", "docs/clevrer.md", "docs/masking.md", "docs/training.md", "docs/reproduce.md", "docs/extending.md")
+PAGES = (
+    "README.md",
+    "docs/clevrer.md",
+    "docs/masking.md",
+    "docs/training.md",
+    "docs/reproduce.md",
+    "docs/extending.md",
+)
 DOCUMENTED = [(page, line) for page in PAGES for line in commands(page)]
 
 

@@ -20,7 +20,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collecting.collection import collect
 from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import grid_coordinates
+from cjepa_agent.encoder import centroid_of, grid_coordinates
 from cjepa_agent.evaluation import segmentation
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
@@ -71,6 +71,27 @@ def prepared() -> StillCameraObjective:
 def test_the_background_is_the_median_of_the_training_frames(prepared: StillCameraObjective) -> None:
     for part in (prepared.encoder, prepared.decoder):
         assert torch.allclose(part.background.permute(1, 2, 0) * 255, torch.from_numpy(BACKGROUND).float(), atol=1e-3)
+
+
+def test_what_begins_every_video_is_not_the_background() -> None:
+    video = np.stack([frame((5, 5)), *[frame()] * 3])
+    model = StillCameraObjective(TINY, SlotTrainingConfig(points=200, uniform=60))
+    model.prepare(np.tile(video, (2000, 1, 1, 1)))
+    assert torch.allclose(model.encoder.background.permute(1, 2, 0) * 255, torch.from_numpy(BACKGROUND).float())
+
+
+@torch.no_grad()
+def test_slots_keep_what_moves_take_what_enters_and_lose_what_leaves(prepared: StillCameraObjective) -> None:
+    video = [
+        frame((4 + 2 * t, 7) if t < 6 else None, (24, 20) if t >= 3 else None, (8, 24) if t >= 8 else None)
+        for t in range(11)
+    ]
+    slots = prepared.encoder.track(torch.from_numpy(np.stack(video)))
+    assert holding(slots)[:, 1:].tolist() == [[t < 6 or t >= 8, t >= 3, False] for t in range(11)]
+    place = (centroid_of(slots) + 1) * 16 - 0.5
+    for t in range(6):
+        assert (place[t, 1] - torch.tensor([4.0 + 2 * t, 7.0])).norm() < 1
+    assert (place[3:, 2] - torch.tensor([24.0, 20.0])).norm(dim=-1).max() < 1
 
 
 @torch.no_grad()

@@ -62,6 +62,20 @@ def test_a_folder_is_resumed_with_its_own_settings_alone(tmp_path: Path) -> None
     assert float((tmp_path / "exported").read_text()) < float(exported)
 
 
+def test_a_folder_that_has_done_more_steps_is_refused(tmp_path: Path) -> None:
+    Run(Line(), CONFIG, tmp_path).fit()
+    with pytest.raises(ValueError, match=r"has done 4 steps, more than trainer\.steps=2; give as many"):
+        Run(Line(), replace(CONFIG, steps=2), tmp_path)
+
+
+def test_the_average_has_the_buffers_of_the_model(tmp_path: Path) -> None:
+    stage = Line()
+    stage.model.register_buffer("index", torch.arange(60), persistent=False)
+    run = Run(stage, replace(CONFIG, ema=0.9995), tmp_path)
+    run.fit()
+    assert torch.equal(run.evaluated().index, torch.arange(60))
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     run = Run(Line(), CONFIG, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"trained\.json"):
@@ -112,6 +126,11 @@ def test_logged_means_are_of_the_steps_that_have_a_term(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in board.Scalars("train/total")] == [2, 4, 6]
     assert [event.step for event in board.Scalars("validation/weight")] == [3, 4, 5, 6]
+
+
+def test_weights_other_than_float32_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.precision must be one of .*, got 'bf16-true'"):
+        replace(CONFIG, precision="bf16-true")
 
 
 def test_muon_is_refused_in_half_precision() -> None:
@@ -179,7 +198,7 @@ def test_auto_precision_is_what_the_device_computes_in(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for has, expected in (({"avx2": True, "amx_bf16": False}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
-        assert resolved() == resolved("cpu") == expected and resolved(precision="64-true") == "64-true"
+        assert resolved() == resolved("cpu") == expected and resolved(precision="32-true") == "32-true"
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert resolved("cpu") == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

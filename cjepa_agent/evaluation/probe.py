@@ -21,6 +21,7 @@ from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
+from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.readout import fit_linear, fit_mlp
@@ -37,6 +38,10 @@ def run(config: EvaluateConfig) -> str:
     checkpoint = Checkpoint.from_pretrained(config.weights)
     if checkpoint.model.encoder.privileged:
         raise ValueError(f"task=probe measures what slots tell of pixels, but {config.weights} is privileged: state in")
+    if isinstance(checkpoint.model.config.encoder, PatchTokenConfig):
+        raise ValueError(
+            f"task=probe measures slots of objects, but {config.weights} has patches, none of which is one"
+        )
     data = EpisodeFile(config.data or cache_folder() / "pusht.h5")
     model, rng = checkpoint.model, np.random.default_rng(config.seed)
     train_slots, train_state = _sample(model, data, "train", TRAIN_FRAMES, rng)
@@ -53,7 +58,11 @@ def run(config: EvaluateConfig) -> str:
     _picture(model, data, out / "probe.png")
     report = {
         "config": config.record(),
-        "frames": {"train": len(train_state), "test": len(test_state), "masks": MASK_FRAMES},
+        "frames": {
+            "train": len(train_state),
+            "test": len(test_state),
+            "masks": len(data.episodes("test")[:MASK_FRAMES]),
+        },
         "median_errors": rows,
         "segmentation": segmentation,
         "provenance": provenance(),

@@ -27,6 +27,7 @@ from envs.files import atomic
 RESUMABLE = {"out", "trainer.steps", "trainer.accelerator", "trainer.precision"}
 RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
 RECORD = "trained.json"  # of a finished run: on what it ended, in which precision
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # weights stay in float32, as checkpoints hold them
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # capabilities of processors, the last of ARM's
 
 
@@ -46,9 +47,9 @@ class TrainerConfig:
         shape: of the decay, ``linear`` or half a ``cosine``.
         floor: what the rate rises from and falls to, as a share of the peak.
         weight_decay: decoupled.
-        clip: largest gradient norm, per optimiser.
+        clip: largest gradient norm, per optimiser; 0 for no limit.
         ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
-        precision: Fabric precision, e.g. ``32-true``, ``bf16-mixed``, ``16-mixed``; ``auto`` for ``bf16-mixed`` where
+        precision: Fabric precision, ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` for ``bf16-mixed`` where
             the device has arithmetic in bfloat16, which a processor without it emulates ten times slower than
             ``32-true``, and ``32-true`` elsewhere.
         accelerator: Fabric accelerator, ``auto``, ``cpu`` or ``cuda``.
@@ -87,8 +88,10 @@ class TrainerConfig:
             raise ValueError(f"trainer.floor is a share in [0, 1), got {self.floor}")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"trainer.lr and trainer.clip must be positive, got {self.lr} and {self.clip}")
+        if self.lr <= 0 or self.clip < 0:
+            raise ValueError(f"trainer.lr must be positive and clip 0 or more, got {self.lr} and {self.clip}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision must be one of {PRECISIONS}, got {self.precision!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"trainer.optimizer must be adamw or muon, got {self.optimizer!r}")
         if self.optimizer == "muon" and self.precision == "16-mixed":
@@ -213,11 +216,7 @@ class Run:
         share = config.batch // self.fabric.world_size
         self._rows = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
         self.model, *self.optimizers = self.fabric.setup(stage.model, *make_optimizers(stage, config))
-        self.average = (
-            AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-            if config.ema
-            else None
-        )
+        self.average = AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step, self.seconds, self._counted = 0, 0.0, time.perf_counter()
         self.checkpoint = out / "checkpoint.pt"
@@ -251,6 +250,11 @@ class Run:
             raise ValueError(
                 f"{self.out} holds a training with {', '.join(changed)}; give the same to go on with it, "
                 "or another out="
+            )
+        if state["step"] > self.config.steps:
+            raise ValueError(
+                f"{self.out} has done {state['step']} steps, more than trainer.steps={self.config.steps}; give as many "
+                "or more, or another out="
             )
         self.stage.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -345,7 +349,7 @@ class Run:
         for optimizer in self.optimizers:
             # In 16-mixed the scaler finds its scale by overflowing; it then leaves out the step.
             finite = self.precision != "16-mixed"
-            fabric.clip_gradients(self.model, optimizer, max_norm=config.clip, error_if_nonfinite=finite)
+            fabric.clip_gradients(self.model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=finite)
             optimizer.step()
         if self.average:
             self.average.update_parameters(self.stage.model)

@@ -62,6 +62,11 @@ class SlotTrainingConfig:
             raise ValueError(
                 f"slot_training.clip must be at least 2 and slot_training.stride 1, got {self.clip} and {self.stride}"
             )
+        if min(self.episodes, self.kl, self.tie, self.similarity) < 0:
+            raise ValueError(
+                "slot_training.episodes, kl, tie and similarity must be 0 or more, got "
+                f"{self.episodes}, {self.kl}, {self.tie} and {self.similarity}"
+            )
         if self.sigma <= 0 or self.temperature <= 0:
             raise ValueError(
                 f"slot_training.sigma and temperature must be positive, got {self.sigma} and {self.temperature}"
@@ -167,7 +172,9 @@ class StillCameraObjective(MixtureObjective):
 
     def prepare(self, frames: NDArray[np.uint8]) -> None:
         """See ``Objective``."""
-        some = torch.from_numpy(frames[:: max(1, len(frames) // BACKGROUND_FRAMES)])
+        # Spread so that the step is no multiple of the videos' length, and moments of all of a video count.
+        chosen = np.linspace(0, len(frames) - 1, min(len(frames), BACKGROUND_FRAMES)).astype(int)
+        some = torch.from_numpy(frames[chosen])
         background = some.flatten(1).median(0).values.view(some.shape[1:]).permute(2, 0, 1) / 255
         for part in (self.encoder, self.decoder):
             part.background.copy_(background)

@@ -133,7 +133,7 @@ class PredictorStage:
         if init is None:
             self.world_model = fitted_world_model(data, autoencoder, predictor, dynamics, trainer.seed)
         else:
-            self.world_model = continued_world_model(init, autoencoder, predictor)
+            self.world_model = continued_world_model(init, data, autoencoder, predictor)
         self.model = DynamicsLoss(self.world_model, mask, dynamics, self.ctt)
         if self.world_model.config.action_block != dynamics.action_block:
             raise ValueError(
@@ -420,17 +420,24 @@ def fitted_world_model(
     return model
 
 
-def continued_world_model(init: Checkpoint, autoencoder: SlotAutoencoder, predictor: AnyPredictorConfig) -> WorldModel:
+def continued_world_model(
+    init: Checkpoint, data: SlotWindows, autoencoder: SlotAutoencoder, predictor: AnyPredictorConfig
+) -> WorldModel:
     """The world model of ``init``, to train on.
 
     Raises:
-        ValueError: its encoder is not the one that the slots come from, or its predictor has another architecture.
+        ValueError: its encoder is not the one that the slots come from, its predictor has another architecture, or
+            the data have other numbers of proprioception or action.
     """
     model = init.model
     if model.config.predictor != predictor:
         raise ValueError(f"init has the predictor {model.config.predictor}, asked for is {predictor}; set the same")
     if not autoencoder.is_of(model):
         raise ValueError("init has another encoder than the slots; extract slots with encoder=<the same checkpoint>")
+    known = {"proprio": model.config.proprio_dim, "action": model.config.env_action_dim}
+    found = {"proprio": data.proprio.shape[1], "action": data.actions.shape[1]}
+    if found != known:
+        raise ValueError(f"init has numbers per frame of {known}, the data have {found}; train without init=")
     return model
 
 
