@@ -238,6 +238,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     if config.aloe_seeds:
         roll_out(config, settings.out, removal)
     answers = [answered(config, settings.out, seed, removal) for seed in config.aloe_seeds]
+    scored = evaluate_interventions(config.evaluation(weights, removal))
     for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
         shutil.rmtree(settings.out / videos, ignore_errors=True)
     return {
@@ -248,7 +249,7 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "training_seconds": training.seconds,
         "training": training.record,
         "removal": removal,
-        **evaluate_interventions(config.evaluation(weights, removal)),
+        **scored,
         "aloe": answers,
         "asked_aloe": asked(config) if answers else {},
     }

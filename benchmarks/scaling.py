@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import linear_regression
 
 import torch
 from tqdm import tqdm
@@ -128,9 +129,7 @@ def _curve(size: str, values: Sequence[int], time: Callable[[int], float]) -> Cu
 
 def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Slope of the least-squares line through the logarithms."""
-    u, v = [math.log(value) for value in x], [math.log(value) for value in y]
-    mean_u, mean_v = sum(u) / len(u), sum(v) / len(v)
-    return sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True)) / sum((a - mean_u) ** 2 for a in u)
+    return linear_regression([math.log(value) for value in x], [math.log(value) for value in y]).slope
 
 
 def scaling_text(curves: Sequence[Curve]) -> str:

@@ -156,6 +156,12 @@ class CJEPAAgent:
         if not isinstance(observations, gym.spaces.Dict) or not set(self.keys) <= set(observations.spaces):
             advice = self.model.encoder.advice
             raise ValueError(f"the agent needs observations with {list(self.keys)}, got {observations}; {advice}")
+        for key in self.keys:
+            space, proprio = observations.spaces[key], key.endswith("proprio")
+            shape = space.shape or ()
+            if shape != (config.proprio_dim,) if proprio else not self.model.encoder.accepts(shape, str(space.dtype)):
+                expected = f"({config.proprio_dim},)" if proprio else self.model.encoder.form
+                raise ValueError(f"the agent needs {key} as {expected}, the environment gives {space}")
         prior = self.checkpoint.action_prior
         limits = [bound.cpu().numpy()[: config.env_action_dim] for bound in (prior.low, prior.high)]
         fits = isinstance(actions, gym.spaces.Box) and actions.shape == (config.env_action_dim,)

@@ -24,8 +24,10 @@ class TransformerConfig:
         dropout: probability, while training.
         history: most frames of history, T; shorter histories are accepted.
         residual: predict the change from the last visible latent of the same object instead of the latent.
+        title: what the system is called in tables and model cards.
     """
 
+    title: ClassVar[str]
     depth: int = 4
     width: int = 128
     heads: int = 4

@@ -12,9 +12,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ from configs.command import command
 from envs.files import atomic
 from envs.pusht.physics import WINDOW
 from envs.pusht.success import SUCCESS_RULES, SuccessRule, success_rule
+
+if TYPE_CHECKING:  # Python 3.10 has it elsewhere
+    from importlib.resources.abc import Traversable
 
 States = NDArray[np.float64]
 

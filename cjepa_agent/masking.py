@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ class MaskConfig:
     def __post_init__(self) -> None:
         if self.count < 0:
             raise ValueError(f"mask.count must be 0 or more, got {self.count}")
-        if self.kind not in ("object", "token", "tube", "fixed"):
-            raise ValueError(f"mask.kind must be object, token, tube or fixed, got {self.kind!r}")
+        if self.kind not in get_args(MaskKind):
+            raise ValueError(f"mask.kind must be one of {list(get_args(MaskKind))}, got {self.kind!r}")
         if not (self.history_weight >= 0 and self.future_weight >= 0):
             raise ValueError(f"mask.history_weight and mask.future_weight must be 0 or more, got {self}")
 

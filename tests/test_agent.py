@@ -261,6 +261,17 @@ def test_slots_that_are_carried_along_go_on_within_a_history(encoder: StoSAViCon
     assert not torch.allclose(goal, model.encoder.read(goal_frame)[0], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("key", "space"),
+    [("proprio", gym.spaces.Box(-1, 1, (6,))), ("pixels", gym.spaces.Box(0, 255, (3, 96, 96), np.uint8))],
+)
+def test_observations_of_another_shape_are_refused_before_acting(key: str, space: gym.spaces.Box) -> None:
+    world = env()
+    spaces = gym.spaces.Dict({**world.observation_space.spaces, key: space})  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=f"the agent needs {key} as "):
+        agent().check_env(gym.wrappers.TransformObservation(world, lambda seen: seen, spaces))
+
+
 def test_state_and_episode_start_must_fit_the_observation() -> None:
     player, observation = agent(), env().reset(seed=0)[0]
     with pytest.raises(ValueError, match="what predict or begin returned"):

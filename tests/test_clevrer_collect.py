@@ -155,6 +155,10 @@ def test_a_killed_run_is_continued(
     assert collection.shard_path(0).stat().st_mtime_ns == stamp
     assert not collection.file.exists()
     monkeypatch.undo()
+    collection.out.rename(gone := collection.out.with_name("gone"))
+    with pytest.raises(FileExistsError, match="which is gone; remove it, too"):
+        collect(collection)
+    gone.rename(collection.out)
     collect(collection)
     assert same(collection.out, made.out)
     collect(collection)

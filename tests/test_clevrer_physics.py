@@ -206,6 +206,13 @@ def test_a_cube_that_hits_with_side_and_corner_collides_once(turn: float) -> Non
     assert [collision.ids for collision in trajectory.collisions] == [(0, 1)]
 
 
+@pytest.mark.parametrize("frames", [3, 5, 6])
+def test_short_simulations_tell_their_collisions(frames: int) -> None:
+    scene = Scene((ball(0, (-2 * RADIUS - 0.01, 0), (2.0, 0.0)), ball(1, (0, 0))))
+    (collision,) = simulate(scene, frames=frames).collisions
+    assert collision.ids == (0, 1) and collision == simulate(scene, frames=60).collisions[0]
+
+
 def test_two_collisions_of_a_pair_are_two() -> None:
     """The middle one of three comes back from the third, which is faster, to the first."""
     items = (ball(0, (0, 0)), ball(1, (-0.8, 0), (3.0, 0.0)), ball(2, (3.5, 0), (-4.0, 0.0)))

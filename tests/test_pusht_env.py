@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.env_checker import data_equivalence as same
+from shapely.geometry import Point
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import envs.pusht.env
 from envs.pusht import PushTEnv
 from envs.pusht.observations import OBS_TYPES
+from envs.pusht.physics import PushTPhysics, place
 
 AGENT_LEFT_OF_BLOCK = [150.0, 270.0, 256.0, 256.0, 0.0]
 
@@ -250,6 +252,16 @@ def test_goal_agent_of_the_coverage_task_keeps_clear_of_the_block() -> None:
     assert agent > 0.8 * np.pi * 15**2, "the agent's disc must be in full view"
     _, info = env.reset(options={"state": [100, 450, 120, 120, 0]})
     assert info["goal_state"].tolist() == [100, 450, 256, 256, np.pi / 4, 0, 0]
+
+
+@pytest.mark.parametrize(("agent", "block"), [((2, 320), (10, 256)), ((510, 300), (500, 300))])
+def test_the_goal_agent_stays_in_the_window(agent: tuple[int, int], block: tuple[int, int]) -> None:
+    env = PushTEnv()
+    observation, info = env.reset(options={"state": [*agent, 256, 256, 0], "goal_pose": (*block, 0.0)})
+    assert env.observation_space.contains(observation)
+    goal = info["goal_state"]
+    outline = place(PushTPhysics().outline, goal[2:5])
+    assert outline.distance(Point(goal[:2])) == pytest.approx(15, abs=1e-6)
 
 
 def test_goal_observation_shows_the_goal_state() -> None:

@@ -105,6 +105,8 @@ class CLEVRERCollection(Collection):
         """See ``Collection``."""
         if not self.parts.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise FileExistsError(f"{self.out} holds something else and stays as it is; choose another out=")
+        if not self.out.exists() and any(self.shard_path(shard).exists() for shard in self.shards):
+            raise FileExistsError(f"{self.parts} goes on from {self.out}, which is gone; remove it, too")
         return _SceneWriter(self).write
 
     def pool_path(self, scene: int) -> Path:

@@ -23,9 +23,10 @@ def run(config: EvaluateConfig) -> str:
     """Score the agent beside no-op and random; returns a text to print."""
     n_episodes, budget = config.episodes or EPISODES, config.budget or BUDGET
     # Nothing says when the goal is due, so there is no time to count down to.
-    planner = replace(config.planner, receding=replace(config.planner.receding, shrink=False))
+    receding = replace(config.planner.receding, shrink=False)
+    config = replace(config, planner=replace(config.planner, receding=receding))
     checkpoint = Checkpoint.from_pretrained(config.weights)
-    agent = CJEPAAgent(checkpoint, planner, config.objectives.coverage, config.device, config.seed)
+    agent = CJEPAAgent(checkpoint, config.planner, config.objectives.coverage, config.device, config.seed)
     controllers: list[Controller] = [NoOpController(), RandomController(), AgentController(agent)]
     camera = Camera(agent, Path(config.video_folder), "pusht_coverage", min(config.videos, n_episodes))
     trials = [Trial(trial_seed(config.seed, 0, i), {"seed": i}, {"env_seed": i}) for i in range(n_episodes)]

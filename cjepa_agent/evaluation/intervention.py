@@ -63,9 +63,12 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     """All that ``intervention.json`` holds but settings and provenance.
 
     Raises:
-        ValueError: slots, model and data set do not belong together, objects cannot be read out of the slots, there is
-            no empty slot for ``removal=empty``, or the data set tells no counterfactuals.
+        ValueError: slots, model and data set do not belong together, objects cannot be read out of the slots, the
+            split is that of the read-out, there is no empty slot for ``removal=empty``, or the data set tells no
+            counterfactuals.
     """
+    if config.split == "train":
+        raise ValueError("the read-out is fitted on scenes of the split train; give split=validation or test")
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
     model = video_model(config.weights, source).to(config.device)
     require_removal(model.encoder, model.predictor, config.removal)

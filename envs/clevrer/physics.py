@@ -208,7 +208,7 @@ def _run(bodies: list[_Body]) -> list[Collision]:
         impulse = (1 + RESTITUTION**2) * contact.approach / mobility
         a.push(contact, -impulse)
         b.push(contact, impulse)
-        if step - last_touch.get(pair, -len(a.x)) > SAME_COLLISION:
+        if pair not in last_touch or step - last_touch[pair] > SAME_COLLISION:
             ids = sorted((a.item.id, b.item.id))
             collisions.append(Collision((ids[0], ids[1]), step // SUBSTEPS, (*contact.point, RADIUS)))
         last_touch[pair] = step

@@ -8,7 +8,7 @@ from shapely import box
 from shapely.geometry import Point
 from shapely.ops import nearest_points
 
-from envs.pusht.physics import WALL_HIGH, WALL_LOW, WALL_RADIUS, PushTPhysics, place
+from envs.pusht.physics import WALL_HIGH, WALL_LOW, WALL_RADIUS, WINDOW, PushTPhysics, place
 from envs.pusht.success import SuccessRule
 
 ARENA = box(*[WALL_LOW + WALL_RADIUS] * 2, *[WALL_HIGH - WALL_RADIUS] * 2)
@@ -66,9 +66,9 @@ def sample_goal(
 
 
 def clear_of_block(physics: PushTPhysics, agent: NDArray[np.float64], pose: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``agent`` (2,), or the nearest point (2,) at which it just touches the block at ``pose``."""
+    """``agent`` (2,), or the nearest point (2,) of the window at which it just touches the block at ``pose``."""
     obstacle = place(physics.outline, pose).buffer(physics.agent_radius)
     point = Point(agent)
     if not obstacle.contains(point):
         return np.array(agent, dtype=np.float64)
-    return np.array(nearest_points(obstacle.exterior, point)[0].coords[0])
+    return np.array(nearest_points(box(0, 0, WINDOW, WINDOW).difference(obstacle), point)[0].coords[0])
