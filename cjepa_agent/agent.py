@@ -157,10 +157,12 @@ class CJEPAAgent:
             advice = self.model.encoder.advice
             raise ValueError(f"the agent needs observations with {list(self.keys)}, got {observations}; {advice}")
         for key in self.keys:
-            space, proprio = observations.spaces[key], key.endswith("proprio")
-            shape = space.shape or ()
-            if shape != (config.proprio_dim,) if proprio else not self.model.encoder.accepts(shape, str(space.dtype)):
-                expected = f"({config.proprio_dim},)" if proprio else self.model.encoder.form
+            space, encoder = observations.spaces[key], self.model.encoder
+            if key.endswith("proprio"):
+                fits, expected = space.shape == (config.proprio_dim,), f"({config.proprio_dim},)"
+            else:
+                fits, expected = encoder.accepts(space.shape or (), str(space.dtype)), encoder.form
+            if not fits:
                 raise ValueError(f"the agent needs {key} as {expected}, the environment gives {space}")
         prior = self.checkpoint.action_prior
         limits = [bound.cpu().numpy()[: config.env_action_dim] for bound in (prior.low, prior.high)]

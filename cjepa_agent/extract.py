@@ -23,6 +23,7 @@ from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.slot_data import content
 from cjepa_agent.tensors import require_device
+from cjepa_agent.video_slots import as_stored
 from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 
@@ -150,10 +151,9 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
     for episode in tqdm(range(done, wanted), initial=done, total=wanted, unit="episode", mininterval=2.0):
         start, length = int(data.offsets[episode]), int(data.lengths[episode])
         observed = data.read(autoencoder.encoder.observes, episode)[:: config.stride]
-        made = encode(autoencoder.encoder, observed, config.batch).numpy().astype(np.float16)
-        if not np.isfinite(made).all():
-            raise ValueError(f"{config.encoder} makes slots of episode {episode} that float16 does not hold or NaN")
-        slots[start : start + length : config.stride] = made
+        made = encode(autoencoder.encoder, observed, config.batch)
+        stored = as_stored(made, (len(observed), *shape[1:]), slots.dtype, f"episode {episode}")
+        slots[start : start + length : config.stride] = stored
         if (episode + 1) % 100 == 0 or episode + 1 == wanted:
             slots.flush()
             write_json(meta_path, {**identity, "episodes": episode + 1})

@@ -89,9 +89,8 @@ def hide_objects(objects: Tensor, frames: int) -> Tensor:
 @cache
 def _released_order(slots: int) -> tuple[int, ...]:
     """Slots in the order in which the released code hides them."""
-    # The legacy generator, which NumPy keeps frozen: the released code permutes with it, and to hide the same slots is
-    # what kind=fixed is for. A numpy.random.Generator of the same seed would hide others.
-    released = np.random.RandomState(RELEASED_SEED)
+    # A numpy.random.Generator of the same seed would hide others, and to hide the same is what kind=fixed is for.
+    released = np.random.RandomState(RELEASED_SEED)  # NumPy's frozen legacy generator, which the released code has
     return tuple(released.permutation(slots).tolist())
 
 

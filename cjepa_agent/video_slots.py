@@ -143,14 +143,7 @@ class SlotsWriter:
         """Write slots (T, S, D) of the videos that come next; raises ValueError where shape or numbers are wrong."""
         shape = self._array.shape[1:]
         for slots in videos:
-            with np.errstate(over="ignore"):  # told below
-                stored = slots.numpy().astype(self._array.dtype)
-            if stored.shape != shape or not np.isfinite(stored).all():
-                raise ValueError(
-                    f"slots of scene {self._scenes[self.done]} are {stored.shape}, expected {shape}, all finite in "
-                    f"{self._array.dtype}"
-                )
-            self._array[self.done] = stored
+            self._array[self.done] = as_stored(slots, shape, self._array.dtype, f"scene {self._scenes[self.done]}")
             self.done += 1
             if self.done % every == 0:
                 self._mark()
@@ -159,3 +152,12 @@ class SlotsWriter:
     def _mark(self) -> None:
         self._array.flush()
         write_json(self._folder / META, {"identity": self._identity, "scenes": self._scenes, "done": self.done})
+
+
+def as_stored(slots: Tensor, shape: tuple[int, ...], dtype: np.dtype[Any], of: str) -> NDArray[Any]:
+    """Slots as a file holds them; raises ValueError where their shape is another or the type holds no such numbers."""
+    with np.errstate(over="ignore"):  # told below
+        stored = slots.numpy().astype(dtype)
+    if stored.shape != shape or not np.isfinite(stored).all():
+        raise ValueError(f"slots of {of} are {stored.shape}, expected {shape}, all finite in {dtype}")
+    return stored

@@ -199,9 +199,8 @@ def slots(key: str = "{}_pixels.mp4") -> dict[str, dict[str, NDArray[np.float32]
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_slots_whose_axes_were_exchanged(tmp_path: Path, protocol: int) -> None:
     data = slots("{}_pixels.mp4")
-    first = "0_pixels.mp4"
-    value = np.random.default_rng(0).normal(size=data["train"][first].shape).astype(np.float32)
-    data["train"][first] = np.ascontiguousarray(value.transpose(1, 0, 2)).transpose(1, 0, 2)
+    value = np.random.default_rng(0).normal(size=data["train"]["0_pixels.mp4"].shape).astype(np.float32)
+    data["train"]["0_pixels.mp4"] = np.ascontiguousarray(value.transpose(1, 0, 2)).transpose(1, 0, 2)
     (tmp_path / "slots.pkl").write_bytes(pickle.dumps(data, protocol=protocol))
     run(tmp_path / "slots.pkl", tmp_path / "slots")
     np.testing.assert_allclose(np.load(tmp_path / "slots/slots.npy")[: len(value)], value, atol=2e-3)
