@@ -21,7 +21,7 @@ from cjepa_agent.evaluation.session import make_env
 from cjepa_agent.manifest import evaluation_pairs
 from cjepa_agent.planning import PlannerSettings, RuleObjectives
 from cjepa_agent.provenance import settings_record
-from cjepa_agent.tensors import require_device
+from cjepa_agent.tensors import digest, require_device
 from configs.command import command
 from envs.pusht.success import success_rule
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig
@@ -98,9 +98,9 @@ class PlannersBenchmark:
         if min(self.episodes, self.batch) < 1 or self.seed < 0 or not self.seeds:
             raise ValueError("episodes and batch must be at least 1, seed at least 0, seeds not empty")
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that results depend on; those of one file must share them."""
-        values = settings_record(self)
+    def identity(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The settings and the weights that results depend on; those of one file must share them."""
+        values = settings_record(self) | {"weights_sha256": digest(checkpoint.model.state_dict())}
         for name in ("searches", "batch", "manifests", "out"):
             del values[name]
         return values
@@ -110,8 +110,8 @@ def run(config: PlannersBenchmark) -> None:
     """Run what is missing in the file, then print the table and draw the plot."""
     require_device(config.device)
     path = Path(config.out) / "benchmark_planners.json"
-    report = Report(path, config.identity(), "searches")
     checkpoint, known = Checkpoint.from_pretrained(config.weights), searches()
+    report = Report(path, config.identity(checkpoint), "searches")
     wanted = config.searches or tuple(known)
     for name in tqdm(wanted, unit="search"):
         settings = asdict(known[name])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,6 +194,7 @@ _RENAMED = (
     (r"\.attention\.o_proj\.", ".attn.proj."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
 )
+PRETRAINING_ONLY = "embeddings.mask_token"
 _PART = re.compile(r"\.attention\.(?:attention\.(query|key|value)|([qkv])_proj)\.")
 
 
@@ -205,7 +207,7 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name == "embeddings.mask_token":  # for pre-training only
+        if name == PRETRAINING_ONLY:
             continue
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
@@ -233,7 +235,9 @@ def pretrained(name: str = SMALL) -> DINOv2:
     except ImportError as error:
         raise ValueError(f"DINOv2 comes through transformers: pip install transformers ({error})") from error
     try:
-        model = AutoModel.from_pretrained(name)
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"the weights {name} are truncated or do not fit its config.json: {error}") from error
     except OSError as error:
         raise FileNotFoundError(
             f"the weights {name} are neither in the cache nor can the Hugging Face Hub be reached; where it can, run "
@@ -241,6 +245,8 @@ def pretrained(name: str = SMALL) -> DINOv2:
         ) from error
     if model.config.model_type not in FAMILY:
         raise ValueError(f"{name} is a {model.config.model_type} model; expected one of {FAMILY}, for example {SMALL}")
+    if missing := sorted(set(loading["missing_keys"]) - {PRETRAINING_ONLY}):
+        raise ValueError(f"the weights {name} lack {missing}, which transformers filled at random; fetch them again")
     return of_transformers(model)
 
 

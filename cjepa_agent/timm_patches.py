@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cjepa_agent.dinov2 import Backbone
 from cjepa_agent.patches import PatchTokenConfig
+from cjepa_agent.tensors import read_tensors
 
 PUBLISHED = "timm"  # in place of a folder of weights
 
@@ -41,16 +43,12 @@ class TimmPatchConfig(PatchTokenConfig):
 
     def pretrained(self) -> TimmBackbone:
         """See ``PatchTokenConfig``."""
-        source: dict[str, Any] = {"pretrained": True}
-        if self.weights != PUBLISHED:
-            file = Path(self.weights) / "model.safetensors"
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"no file at {file}; encoder.weights is {PUBLISHED}, a folder with model.safetensors, or empty"
-                )
-            source["pretrained_cfg_overlay"] = {"file": str(file)}
+        file = Path(self.weights) / "model.safetensors"
+        source = {} if self.weights == PUBLISHED else {"pretrained_cfg_overlay": self._of_file(file)}
         try:
-            return TimmBackbone(self, **source)
+            return TimmBackbone(self, pretrained=True, **source)
+        except RuntimeError as error:
+            raise ValueError(f"{self.weights}: these are not the weights of {self.model}: {error}") from error
         except OSError as error:
             name = _timm().get_pretrained_cfg(self.model).hf_hub_id
             raise FileNotFoundError(
@@ -58,6 +56,18 @@ class TimmPatchConfig(PatchTokenConfig):
                 f"it can, run `hf download {name} --local-dir {self.model}`, copy the folder here and set "
                 f"encoder.weights to its path ({error})"
             ) from error
+
+    def _of_file(self, file: Path) -> dict[str, Any]:
+        """What ``timm`` should take as its own description of the weights in a file, with or without a classifier."""
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no file at {file}; encoder.weights is {PUBLISHED}, a folder with model.safetensors, or empty"
+            )
+        tensors = read_tensors(file)
+        named = _timm().get_pretrained_cfg(self.model).classifier or ()
+        classifiers = (named,) if isinstance(named, str) else named
+        has_one = any(f"{name}.weight" in tensors for name in classifiers)
+        return {"state_dict": tensors, **({} if has_one else {"num_classes": 0})}
 
 
 class TimmBackbone(Backbone):
@@ -82,7 +92,10 @@ class TimmBackbone(Backbone):
             ) from error
         # Vision transformers are built for one size of frames, convolutions take any.
         sizes = {"img_size": config.image_size} if known.fixed_input_size else {}
-        self.network = timm.create_model(config.model, num_classes=0, **sizes, **source)
+        # With its classifier, for timm overlooks missing and foreign tensors where the number of classes is another.
+        self.network = timm.create_model(config.model, **sizes, **source)
+        self.network.reset_classifier(0)
+        self.patches = config.n_slots
         self.mean, self.deviation = self.network.default_cfg["mean"], self.network.default_cfg["std"]
         width, patch = self.network.num_features, self.network.feature_info[-1]["reduction"]
         if (width, patch) != (config.slot_dim, config.patch):
@@ -95,8 +108,8 @@ class TimmBackbone(Backbone):
     def forward(self, frames: Tensor) -> Tensor:
         """Features (B, patches, width), row by row, of frames (B, 3, H, W), normalised."""
         features: Tensor = self.network.forward_features(frames)
-        if features.ndim == 3:
-            return features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+        if features.ndim == 3:  # tokens of classes and registers, which some models do not count, are before patches
+            return features[:, -self.patches :]
         if getattr(self.network, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
         return features.flatten(2).transpose(1, 2)
@@ -108,3 +121,7 @@ def _timm() -> ModuleType:
         return import_module("timm")
     except ImportError as error:
         raise ValueError(f"encoder=timm needs timm: pip install timm ({error})") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"timm cannot be imported; install a torchvision of the same build as torch {torch.__version__} ({error})"
+        ) from error

@@ -261,6 +261,9 @@ def test_planners_are_compared_and_resumed(
     assert path.with_suffix(".png").stat().st_size > 0 and "Pareto" in capsys.readouterr().out
     with pytest.raises(ValueError, match="give another out"):
         planners_benchmark.run(replace(config, episodes=1))
+    tiny_checkpoint(seed=1).save_pretrained(tmp_path / "other" / "weights")
+    with pytest.raises(ValueError, match="give another out"):
+        planners_benchmark.run(replace(config, weights=str(tmp_path / "other" / "weights")))
 
 
 def write_validation_pairs(folder: Path, pairs: int) -> None:

@@ -26,11 +26,23 @@ At = Callable[[torch.Tensor, int, int], torch.Tensor]
 VIT = TimmPatchConfig(model="test_vit", slot_dim=64, image_size=32, patch=16, decoder_width=8, weights="")
 RESNET = replace(VIT, model="test_resnet", slot_dim=96, image_size=64, patch=32)
 CHANNELS_LAST = replace(RESNET, model="test_mambaout", slot_dim=64)
+UNCOUNTED = replace(RESNET, model="coat_lite_tiny", slot_dim=320)  # it does not tell of its class token
 
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"pip install timm"):
+        TimmPatchConfig().build()
+
+
+def test_a_torchvision_of_another_build_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for CUDA beside PyTorch for CPUs ends the import of timm in a RuntimeError."""
+
+    def fail(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("cjepa_agent.timm_patches.import_module", fail)
+    with pytest.raises(ValueError, match=r"torchvision of the same build as torch.*nms does not exist"):
         TimmPatchConfig().build()
 
 
@@ -46,6 +58,7 @@ class TestWithTimm:
         [
             (VIT, [0.5] * 3, [0.5] * 3, lambda features, row, column: features[0, 1 + 2 * row + column]),
             (RESNET, [0.5] * 3, [0.5] * 3, lambda features, row, column: features[0, :, row, column]),
+            (UNCOUNTED, *IMAGENET, lambda features, row, column: features[0, 1 + 2 * row + column]),
             (CHANNELS_LAST, *IMAGENET, lambda features, row, column: features[0, row, column]),
         ],
     )
@@ -83,7 +96,7 @@ class TestWithTimm:
         save_file(published.state_dict(), tmp_path / "model.safetensors")
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (18, 64, 64, 3), np.uint8)
-        columns = {"action": np.zeros((6, 2), np.float32)}
+        columns = {"action": np.zeros((6, 2), np.float32), "proprio": np.zeros((6, 4), np.float32)}
         write_episodes(tmp_path / "data.h5", ({"pixels": part, **columns} for part in np.split(pixels, 3)))
         train(
             TrainConfig(
@@ -101,6 +114,24 @@ class TestWithTimm:
         with torch.no_grad():
             expected = SlotAutoencoder.load(tmp_path / "encoder").encoder.read(torch.from_numpy(pixels))
         np.testing.assert_allclose(stored, expected, atol=5e-3, rtol=5e-3)
+
+    def test_weights_need_no_classifier_and_all_else(self, timm: object, tmp_path: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors, config = (
+            timm.create_model("test_resnet", num_classes=0).state_dict(),
+            replace(RESNET, weights=str(tmp_path)),
+        )
+        save_file(tensors, tmp_path / "model.safetensors")
+        for name, tensor in config.pretrained().network.state_dict().items():
+            assert torch.equal(tensor, tensors[name])
+        for foreign in ({f"backbone.{name}": tensor for name, tensor in tensors.items()}, {"other": torch.zeros(1)}):
+            save_file(foreign, tmp_path / "model.safetensors")
+            with pytest.raises(ValueError, match=r"(?s)these are not the weights of test_resnet: .*Missing key"):
+                config.pretrained()
+        (tmp_path / "model.safetensors").write_bytes(b"<html>")
+        with pytest.raises(ValueError, match=r"model\.safetensors is truncated or no safetensors file"):
+            config.pretrained()
 
     def test_out_of_reach_of_the_hub(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_files import DIM, Tensors, stosavi, videosaur
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -268,6 +269,18 @@ def test_dinov2_loads_a_folder_and_explains_what_is_missing(tmp_path: Path, monk
     transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=24)).save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="is a vit model; expected one of"):
         dinov2.pretrained(str(tmp_path / "vit"))
+    file = tmp_path / "Dinov2" / "model.safetensors"
+    incomplete = {name: tensor for name, tensor in load_file(file).items() if name != "layernorm.bias"}
+    save_file(incomplete, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack \['layernorm\.bias'\], which transformers filled at random"):
+        dinov2.pretrained(str(tmp_path / "Dinov2"))
+    for content in ({**incomplete, "layernorm.bias": torch.zeros(3)}, {}):
+        save_file(content, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"truncated or do not fit|lack"):
+            dinov2.pretrained(str(tmp_path / "Dinov2"))
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match="truncated or do not fit its config.json"):
+        dinov2.pretrained(str(tmp_path / "Dinov2"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="hf download .*copy the folder here"):
         dinov2.pretrained(str(tmp_path / "nowhere"))

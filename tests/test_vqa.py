@@ -130,8 +130,21 @@ def test_counterfactual_questions_read_the_prediction_without_their_object(
         ]
         fitting = [item.id for item in dataset.facts(scene).objects if set(described) <= set(item.attributes.values())]
         (removed,) = fitting
-        expected = 1000 * removed + torch.arange(2.0, 180, 3)
+        expected = 1000 * removed + torch.arange(1.0, 180, 3)
         assert torch.equal(asked.read(asked.reading(number, 5))[:, 0, 0], expected.half().float())
+
+
+@pytest.mark.parametrize("length", [128, 160, 180])
+def test_starts_reach_the_end_of_predictions_without_objects(
+    data: Path, slots: Path, intervened: Path, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Dataset(data)
+    predicted = Intervened(intervened, dataset, VideoSlots(slots))
+    asked = SlotQuestions(dataset.questions("train"), VideoSlots(slots), 60, predicted)
+    monkeypatch.setattr(Intervened, "frames", length)
+    question = int(np.flatnonzero(asked.removed >= 0)[0])
+    read = [asked.reading(question, start).frames for start in range(asked.starts)]
+    assert read[0][0] == 0 and length - 5 <= read[-1][-1] < length and {len(frames) for frames in read} == {60}
 
 
 def test_predictions_without_objects_must_fit(data: Path, slots: Path, intervened: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cjepa_agent.evaluation import vqa as task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.video_slots import META, VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.checkpoint import CONFIG, load, save
 from cjepa_agent.vqa.submission import grade, read_submission, submission
@@ -132,8 +132,14 @@ def test_other_videos_than_those_learned_from_are_refused(
         task.run(replace(config, intervened=str(intervened)))
     write_json(learned / CONFIG, {**told, "training": {**told["training"], "intervened": {"0": made}}})
     for given in ("", str(intervened)):
-        with pytest.raises(ValueError, match=r"made by \{'checkpoint': 'one', 'remove': 'drop', 'downstream': True\}"):
+        with pytest.raises(
+            ValueError, match=r"made by \{.*'checkpoint': 'one', 'remove': 'drop', 'downstream': True\}"
+        ):
             task.run(replace(config, intervened=given))
+    made = {"intervened": {"0": read_json(intervened / "without_0" / META)["identity"]}, "intervened_frames": 160}
+    write_json(learned / CONFIG, {**told, "training": {**told["training"], **made}})
+    with pytest.raises(ValueError, match="made by {'frames': 180.*made by {'frames': 160"):
+        task.run(replace(config, intervened=str(intervened)))
     write_json(learned / CONFIG, {**told, "training": {**told["training"], "frames": 160}})
     with pytest.raises(ValueError, match="'frames': 128.*'frames': 160"):
         task.run(config)

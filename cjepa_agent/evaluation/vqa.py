@@ -172,8 +172,9 @@ class Examinee:
                 f"{self.slots.folder} was made by {given}, but {self.folder} learned from slots made by {learned}; "
                 f"{advice}"
             )
-        removals = training.get("intervened"), intervened.identity if intervened else None
-        learned_without, given_without = (removal_makers(identity or {}) for identity in removals)
+        given_frames = intervened.frames if intervened else None
+        learned_without = removal_makers(training.get("intervened"), training.get("intervened_frames", given_frames))
+        given_without = removal_makers(intervened.identity if intervened else None, given_frames)
         if learned_without != given_without:
             raise ValueError(
                 f"intervened={intervened.folder if intervened else ''} was made by {given_without}, but {self.folder} "
@@ -201,10 +202,12 @@ def makers(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {"encoder": identity.get("slots", identity).get("encoder"), "predictor": identity.get("checkpoint")}
 
 
-def removal_makers(identity: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Digest of the predictor in the identity of predictions without each object, and how these were made."""
-    own = next(iter(identity.values()), None)
-    return None if own is None else {key: own.get(key) for key in ("checkpoint", "remove", "downstream")}
+def removal_makers(identity: Mapping[Any, Mapping[str, Any]] | None, frames: int | None) -> dict[str, Any] | None:
+    """Digest of the predictor in the identity of predictions without each object, how these were made and how long."""
+    if not identity:
+        return None
+    own = next(iter(identity.values()))
+    return {"frames": frames} | {key: own.get(key) for key in ("checkpoint", "remove", "downstream")}
 
 
 def _words(answers: NDArray[np.int64], descriptive: NDArray[np.bool_]) -> Iterator[str]:

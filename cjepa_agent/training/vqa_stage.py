@@ -91,7 +91,11 @@ class VQAStage:
         chosen = [held_out.scenes[number * len(held_out.scenes) // count] for number in range(count)]
         self.held_out = SlotQuestions(replace(held_out, scenes=chosen), slots, config.frames, intervened)
         self.vqa = vqa
-        self.recipe = {**recipe, "intervened": intervened.identity if intervened else None}
+        self.recipe = {
+            **recipe,
+            "intervened": intervened.identity if intervened else None,
+            "intervened_frames": intervened.frames if intervened else None,
+        }
         torch.manual_seed(seed)
         self.model = config.build(*slots.array.shape[2:])
         self.annotations = None

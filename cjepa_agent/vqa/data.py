@@ -153,7 +153,7 @@ class SlotQuestions:
         removed, stride = int(self.removed[question]), self.stride
         if self.intervened and removed != NOTHING:
             stride = self.intervened.frames // self.frames
-            start %= self.intervened.frames - (self.frames - 1) * stride
+            start = start * (self.intervened.frames - (self.frames - 1) * stride) // self.starts
         elif TYPES[self.type[question]] == "predictive":
             start += self.slots.frames - VISIBLE_FRAMES
         return Reading(int(self.scene[question]), removed, range(start, start + (self.frames - 1) * stride + 1, stride))
@@ -169,7 +169,7 @@ class SlotQuestions:
         Args:
             questions: Q numbers of questions.
             starts: first frames, 0 to ``self.starts - 1``; by default the middle one for all. Predictions without an
-                object have other starts, and are read from that number modulo theirs.
+                object have another number of starts, of which the one as far along is taken.
         """
         if starts is None:
             starts = np.full(len(questions), self.starts // 2)
