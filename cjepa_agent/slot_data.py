@@ -121,7 +121,7 @@ class SlotData(SlotWindows):
         if not isinstance(self.meta, dict) or not {"stride", "episodes"} <= set(self.meta):
             raise ValueError(f"{folder / 'slots.json'} does not tell stride and episodes; extract the slots again")
         self.slots = load_array(folder / "slots.npy")
-        self.episodes, self.name, self.origin = episodes, str(episodes.path), episodes.attrs
+        self.episodes, self.name = episodes, str(episodes.path)
         self.stride = int(self.meta["stride"])
         self.proprio = torch.from_numpy(episodes.read_all("proprio"))
         self.actions = torch.from_numpy(episodes.read_all("action"))
@@ -138,6 +138,7 @@ class SlotData(SlotWindows):
                 f"{folder} holds slots of episodes with other actions than those of {episodes.path}; "
                 f"extract the slots of this dataset"
             )
+        self.origin = {**episodes.attrs, "content": made_of}
         for name, column in (("actions", self.actions), ("proprio", self.proprio)):
             if not torch.isfinite(column).all():
                 raise ValueError(f"{episodes.path} has NaN or infinite {name}")

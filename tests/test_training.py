@@ -67,13 +67,18 @@ def slots(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "slots"
 
 
-def train_predictor(data: Path, slots: Path, out: Path, *extra: str, launcher: tuple[str, ...] = ()) -> None:
-    run(
-        *(launcher or ("cjepa_agent.train",)), "stage=predictor", f"data={data}", f"slots={slots}", f"out={out}",
+def predictor_run(data: Path, slots: Path, out: Path, *extra: str) -> list[str]:
+    """Arguments of a training of six steps, with a checkpoint after every second."""
+    return [
+        "stage=predictor", f"data={data}", f"slots={slots}", f"out={out}",
         *TINY_PREDICTOR, "trainer.batch=8", "trainer.steps=6", "trainer.save_every=2", "trainer.validate_every=3",
         "trainer.log_every=1", "trainer.precision=32-true", "dynamics.rollout_batch=4", "dynamics.rollout_from=0.5",
         "dynamics.rollout_blocks=3", *extra,
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+def train_predictor(data: Path, slots: Path, out: Path, *extra: str, launcher: tuple[str, ...] = ()) -> None:
+    run(*(launcher or ("cjepa_agent.train",)), *predictor_run(data, slots, out, *extra))
 
 
 def losses(folder: Path) -> list[float]:
@@ -95,8 +100,13 @@ def test_slots_of_other_episodes_of_the_same_lengths_are_refused(data: Path, slo
     shutil.copytree(slots, folder)
     again = ExtractConfig(data=own, encoder=slots.parent / "encoder", out=folder)
     extract(again)
+    origin = SlotData(EpisodeFile(own), folder).origin
+    assert origin == SlotData(EpisodeFile(data), slots).origin
     with h5py.File(own, "r+") as file:
         file["action"][3] += 0.25
+    extract(replace(again, out=tmp_path / "anew"))
+    changed = SlotData(EpisodeFile(own), tmp_path / "anew").origin
+    assert changed != origin, "a training would go on with other episodes"
     with pytest.raises(ValueError, match="other actions than those of"):
         SlotData(EpisodeFile(own), folder)
     with pytest.raises(ValueError, match="slots of another dataset or encoder"):
@@ -106,6 +116,18 @@ def test_slots_of_other_episodes_of_the_same_lengths_are_refused(data: Path, slo
     with pytest.raises(ValueError, match="no column 'pixels', which encoder=.*encoder reads"):
         extract(replace(again, out=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_an_extraction_goes_on_where_it_ended(data: Path, slots: Path, tmp_path: Path) -> None:
+    begun = ExtractConfig(data=data, encoder=slots.parent / "encoder", out=tmp_path / "slots", episodes=2)
+    extract(begun)
+    with pytest.raises(ValueError, match="has no test episode"):
+        SlotData(EpisodeFile(data), begun.out).window_starts("test", frames=2, block=5)
+    first = np.load(begun.out / "slots.npy")
+    np.save(begun.out / "slots.npy", np.where(np.arange(len(first))[:, None, None] < 80, 7, first).astype(np.float16))
+    extract(replace(begun, episodes=0))
+    assert (np.load(begun.out / "slots.npy")[:80] == 7).all(), "episodes that were done are not done again"
+    np.testing.assert_array_equal(np.load(begun.out / "slots.npy")[80:], np.load(slots / "slots.npy")[80:])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +162,7 @@ def test_a_killed_run_resumes_to_the_same_weights(data: Path, slots: Path, tmp_p
     settings = ("trainer.ema=0.9", f"trainer.optimizer={optimizer}")
     killed = tmp_path / "killed"
     train_predictor(data, slots, tmp_path / "whole", *settings)
-    start_and_kill(data, slots, killed, *settings)
+    start_and_kill(killed, predictor_run(data, slots, killed, *settings))
     train_predictor(data, slots, killed, *settings)
     whole = Checkpoint.from_pretrained(tmp_path / "whole" / "checkpoint").model.state_dict()
     resumed = Checkpoint.from_pretrained(killed / "checkpoint").model.state_dict()
@@ -148,8 +170,25 @@ def test_a_killed_run_resumes_to_the_same_weights(data: Path, slots: Path, tmp_p
     assert losses(killed) == losses(tmp_path / "whole")
 
 
-def start_and_kill(data: Path, slots: Path, folder: Path, *extra: str) -> None:
-    """The run of ``train_predictor``, killed in the fifth step, so that step 4 is the last checkpoint."""
+def test_a_killed_training_of_an_encoder_resumes_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    def arguments(out: Path) -> list[str]:
+        return [
+            "stage=encoder", f"data={data}", f"out={out}", *SMALL, "slot_training.points=32", "slot_training.uniform=8",
+            "trainer.steps=6", "trainer.batch=2", "trainer.save_every=2", "trainer.log_every=1", "trainer.ema=0.9",
+            "trainer.precision=32-true", "trainer.optimizer=adamw",
+        ]  # fmt: skip
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run("cjepa_agent.train", *arguments(whole))
+    start_and_kill(killed, arguments(killed))
+    run("cjepa_agent.train", *arguments(killed))
+    resumed = SlotAutoencoder.load(killed).state_dict()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in SlotAutoencoder.load(whole).state_dict().items())
+    assert losses(killed) == losses(whole)
+
+
+def start_and_kill(folder: Path, arguments: list[str]) -> None:
+    """A training of six steps, killed in the fifth, so that step 4 is the last checkpoint."""
     code = (
         "import sys, os\n"
         "from cjepa_agent.training import loop\n"
@@ -160,12 +199,6 @@ def start_and_kill(data: Path, slots: Path, folder: Path, *extra: str) -> None:
         "from cjepa_agent.train import main\n"
         "main()\n"
     )
-    arguments = [
-        "stage=predictor", f"data={data}", f"slots={slots}", f"out={folder}", *TINY_PREDICTOR, "trainer.batch=8",
-        "trainer.steps=6", "trainer.save_every=2", "trainer.validate_every=3", "trainer.log_every=1",
-        "trainer.precision=32-true", "dynamics.rollout_batch=4", "dynamics.rollout_from=0.5",
-        "dynamics.rollout_blocks=3", *extra,
-    ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env=environment, timeout=240)
     assert killed.returncode == 9, killed.stderr[-2000:]

@@ -61,7 +61,7 @@ class PixelSampler:
         Args:
             rows: (B, F) where in the data the true frames of all predictions of a step are.
             part: samples whose pixels are wanted; those of all are drawn, so that any number of processes sees the
-                same.
+                same wherever every so many divides a part.
             generator: source of randomness.
         """
         frames = torch.randint(rows.shape[1], (len(rows),), generator=generator)
