@@ -87,6 +87,8 @@ def extract(config: ExtractConfig) -> None:
 def encoder_folder(encoder: Path, state: EncoderConfig) -> Iterator[Path]:
     """The folder of ``encoder``, which is made for a checkpoint or ``state`` and lasts as long as the context."""
     if (encoder / CONFIG).is_file():
+        if not (encoder / RECIPE).is_file():
+            raise FileNotFoundError(f"{encoder} has no {RECIPE}, which tells how the encoder was made; copy it there")
         yield encoder
         return
     with TemporaryDirectory() as name:

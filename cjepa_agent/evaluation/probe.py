@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
+from tqdm import tqdm
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data import EpisodeFile, Split
@@ -121,7 +122,7 @@ def _sample(
         raise ValueError(f"{data.path} has no {split} episodes; probe on a file that has train and test episodes")
     per_episode = max(1, frames // len(episodes))
     slots, states = [], []
-    for episode in episodes[: max(1, frames // per_episode)]:
+    for episode in tqdm(episodes[: max(1, frames // per_episode)], unit="episode", mininterval=2.0):
         rows = np.sort(rng.choice(data.lengths[episode], min(per_episode, data.lengths[episode]), replace=False))
         slots.append(_encode(model, data.read("pixels", int(episode))[rows]).flatten(1))
         states.append(data.read("state", int(episode))[rows])

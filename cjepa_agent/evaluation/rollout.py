@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.clevrer_encoder import SceneReading, scene_states, true_scene
@@ -47,7 +48,7 @@ def run(config: EvaluateConfig) -> str:
         raise ValueError(f"{slots.folder} has no scene of split {config.split!r}")
     reader = slot_reader(SlotAutoencoder.load(slots.folder), slots, data, config.seed)
     errors, copied, scores, held = [], [], [PairScore(), PairScore()], []
-    for scene in scenes:
+    for scene in tqdm(scenes, unit="scene", mininterval=2.0):
         trajectory, video = data.trajectory(scene, slots.frames), slots.read(scene)
         states = scene_states(trajectory, observed)
         holders = reader.holders(video[:observed], states)

@@ -16,6 +16,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.encoder import ColourDecoder, grid_coordinates
@@ -66,7 +67,8 @@ def run(config: EvaluateConfig) -> str:
     if not scenes:
         raise ValueError(f"{slots.folder} has no scene of split {config.split!r}")
     renderer = CLEVRERRenderer(SIZE, SIZE)
-    videos = [_segmented(data, slots, autoencoder.decoder, renderer, scene) for scene in scenes]
+    shown = tqdm(scenes, unit="scene", mininterval=2.0)
+    videos = [_segmented(data, slots, autoencoder.decoder, renderer, scene) for scene in shown]
     rng = np.random.default_rng(config.seed)
     frames = [(scene, *pair) for scene, video in zip(scenes, videos, strict=True) for pair in video.frames]
     measures = {

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from cjepa_agent.vqa.data import Batch, SlotQuestions
 from envs.clevrer.questions.vocabulary import ANSWER_VOCABULARY
@@ -200,7 +201,8 @@ def predict(model: Answerer, questions: SlotQuestions, batch: int = 64) -> NDArr
     """
     device = next(model.parameters()).device
     answers = []
-    for chosen in np.array_split(np.arange(len(questions)), -(-len(questions) // batch)):
+    parts = np.array_split(np.arange(len(questions)), -(-len(questions) // batch))
+    for chosen in tqdm(parts, unit="batch", mininterval=2.0, leave=False):
         asked = questions.batch(chosen).to(device)
         logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
         likeliest = logits.answer[:, 1:].argmax(1) + 1  # the first answer is padding
