@@ -24,6 +24,7 @@ from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.patches import DINOv2PatchConfig, DINOv2RegistersConfig, PatchConfig
 from cjepa_agent.predictor import PredictorConfig
 from cjepa_agent.slot_data import SlotData
+from cjepa_agent.still_camera import StillCameraConfig
 from cjepa_agent.stosavi import StoSAViConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.encoder_stage import EncoderStage
@@ -52,6 +53,7 @@ KINDS = {
     "patches": PatchConfig(slot_dim=8, image_size=32, patch=8, depth=1, heads=2, decoder_width=8),
     "stosavi": STOSAVI,
     "videosaur": VIDEOSAUR,
+    "still": StillCameraConfig(n_slots=3, slot_dim=40, image_size=32, width=8, decoder_width=8),
 }
 TRAINER = TrainerConfig(steps=2, batch=2, optimizer="adamw", precision="32-true", accelerator="cpu", ema=0.0)
 PREDICTOR = PredictorConfig(depth=1, width=16, heads=2, mlp=16, history=2)
@@ -179,7 +181,7 @@ class TestObjective:
             step(training, seed=number % 2)["total"].backward()
             optimizer.step()
         after = training.validate(training.model)
-        name = {"slots": "pixels", "patches": "pixels"}.get(kind, "reconstruction")
+        name = {"slots": "pixels", "patches": "pixels", "still": "pixels"}.get(kind, "reconstruction")
         assert after[name] < 0.7 * before[name]
 
 
