@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.matching import match_slots
+from cjepa_agent.matching import LARGEST, match_slots
 from cjepa_agent.released_predictor import ReleasedPredictorConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
@@ -70,8 +70,8 @@ class ObjectiveSettings:
         """The objective over the slots of a world model.
 
         Raises:
-            ValueError: the block's slot is asked for but not known, ``proprio_dims`` with a predictor that embeds
-                proprioception, or a setting is out of range.
+            ValueError: the block's slot is asked for but not known, ``matching`` of more than 12 slots,
+                ``proprio_dims`` with a predictor that embeds proprioception, or a setting is out of range.
         """
         weights = None
         if self.objects == "block":
@@ -91,6 +91,11 @@ class ObjectiveSettings:
         for index in self.proprio_dims or ():
             if index >= config.proprio_dim:
                 raise ValueError(f"objective.proprio_dims has {index}; proprioception has {config.proprio_dim} numbers")
+        if self.matching and config.encoder.n_slots > LARGEST:
+            raise ValueError(
+                f"objective.matching takes up to {LARGEST} slots, this checkpoint has {config.encoder.n_slots} tokens "
+                "of a frame; tokens of patches keep their place, so compare them without matching"
+            )
         match = match_slots if self.matching else None
         return GoalObjective(weights, self.proprio_weight, self.path, match, self.proprio_dims)
 

@@ -130,6 +130,8 @@ def test_plans_are_judged_by_all_patches_in_place_and_proprioception() -> None:
     torch.testing.assert_close(planner.cost(start, goal, actions), expected)
     with pytest.raises(ValueError, match=r"roles are \{\}; use objects=all, .* objectives=all of evaluate"):
         LatentPlanner(model, prior, SETTINGS, ObjectiveSettings(objects="block"))
+    with pytest.raises(ValueError, match="matching takes up to 12 slots, this checkpoint has 16 tokens"):
+        LatentPlanner(model, prior, SETTINGS, ObjectiveSettings(matching=True))
 
 
 @pytest.mark.parametrize(
