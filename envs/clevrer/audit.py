@@ -195,7 +195,8 @@ def report(train: Sequence[Json], validation: Sequence[Json], scores: Sequence[S
         lines.append(f"  {name:15}" + "  ".join(f"{answer} {count}" for answer, count in answers.items()))
     lines += [
         "",
-        "percent right without the video (95 % interval as of independent items); CLEVRER is its LSTM on its test split, coin a toss for each",
+        "percent right without the video (95 % interval as of independent items)",
+        "CLEVRER is its LSTM on its test split, coin a toss for each",
         f"  {'':28}{'number':>8}  {'template':>8}  {'words':>14}  {'CLEVRER':>7}  {'coin':>5}",
     ]
     for score in scores:
