@@ -17,12 +17,12 @@ from torch import Generator, Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.evaluation.session import make_env
+from cjepa_agent.interop.stable_worldmodel import Costable
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import pairwise_errors
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.stable_worldmodel import Costable
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from planners import ActionPrior

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.ctt import CTTConfig
-from cjepa_agent.dynamics import TransformerConfig
-from cjepa_agent.encoder import CONFIG
-from cjepa_agent.masking import MaskConfig, MaskKind
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.ocvp import OCVPConfig
-from cjepa_agent.patches import PatchTokenConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import CONFIG
+from cjepa_agent.encoders.patches import PatchTokenConfig
+from cjepa_agent.predictors.base import TransformerConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig, MaskKind
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.predictors.ocvp import OCVPConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import drawn_size
 from cjepa_agent.world_model import AnyPredictorConfig
 from configs.presets import preset

@@ -15,14 +15,14 @@ from benchmarks.predictors import System, check_slots, system
 from benchmarks.report import Report, in_own_folder, require_trainings, write_page
 from benchmarks.systems_page import PAGE, section, table
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.planning import PlanningEvaluation
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import read_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.planning import PlannerSettings, RuleObjectives
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.tensors import require_device
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.encoder import VideoEncoder
+from cjepa_agent.encoders.base import VideoEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, RuleObjectives, plan_seed
 from cjepa_agent.tensors import require_device

@@ -23,10 +23,10 @@ from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cjepa_agent.encoders.given_slots import GivenSlotsConfig
+from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.files import plain, read_json
-from cjepa_agent.given_slots import GivenSlotsConfig
 from cjepa_agent.hub import find_weights
-from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.provenance import git_commit, package_version, settings_record
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cjepa_agent.authors import Part, released_predictor, slot_autoencoder, split
-from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile, write_episodes
-from cjepa_agent.episode_folders import read_folder
+from cjepa_agent.data.episode_folders import read_folder
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.encoders.given_slots import GivenSlotsConfig
 from cjepa_agent.extract import load_encoder
 from cjepa_agent.files import new_folder, write_json
-from cjepa_agent.given_slots import GivenSlotsConfig
-from cjepa_agent.pickles import memory_needed, read_pickle
-from cjepa_agent.released_predictor import ReleasedPredictor
-from cjepa_agent.slot_pickles import as_arrays, episodes_from_meta, slots_from_pickle, slots_to_pickle
-from cjepa_agent.state_dicts import Weights, weights_of
+from cjepa_agent.interop.authors import Part, released_predictor, slot_autoencoder, split
+from cjepa_agent.interop.pickles import memory_needed, read_pickle
+from cjepa_agent.interop.slot_pickles import as_arrays, episodes_from_meta, slots_from_pickle, slots_to_pickle
+from cjepa_agent.interop.state_dicts import Weights, weights_of
+from cjepa_agent.predictors.released import ReleasedPredictor
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.command import command
 from planners import ActionPrior

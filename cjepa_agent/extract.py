@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.clevrer_encoder import SLOTS as CLEVRER_SLOTS
-from cjepa_agent.clevrer_slots import ObservedScenes, encode, extract_scenes
-from cjepa_agent.data import SPLITS, EpisodeFile
-from cjepa_agent.encoder import CONFIG
+from cjepa_agent.data.clevrer_slots import ObservedScenes, encode, extract_scenes
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile
+from cjepa_agent.data.slot_data import content
+from cjepa_agent.data.video_slots import as_stored
+from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.encoders.base import CONFIG
+from cjepa_agent.encoders.clevrer_state import SLOTS as CLEVRER_SLOTS
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.slot_data import content
 from cjepa_agent.tensors import require_device
-from cjepa_agent.video_slots import as_stored
 from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 

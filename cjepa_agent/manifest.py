@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cjepa_agent.data import SPLITS, EpisodeFile, Split
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile, Split
 from cjepa_agent.paths import cache_folder
 from configs.command import command
 from envs.files import atomic

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import LARGEST, match_slots
-from cjepa_agent.released_predictor import ReleasedPredictorConfig
+from cjepa_agent.predictors.released import ReleasedPredictorConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from planners import (

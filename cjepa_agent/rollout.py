@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.clevrer_encoder import CLEVRERStateEncoder
-from cjepa_agent.data import SPLITS, require_splits
-from cjepa_agent.dynamics import Predictor
+from cjepa_agent.data.episodes import SPLITS, require_splits
+from cjepa_agent.data.video_slots import SlotsWriter, VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.clevrer_state import CLEVRERStateEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.slot_reader import SlotReader, exact_reader, slot_reader
+from cjepa_agent.predictors.base import Predictor
+from cjepa_agent.reading.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest, require_device
-from cjepa_agent.video_slots import SlotsWriter, VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from configs.command import command
 from envs.clevrer.dataset import Dataset, split_of
@@ -52,8 +52,8 @@ class RolloutConfig:
         remove: how an object is taken away: ``none`` takes none; ``drop`` leaves its slot out of the attention, and it
             stays 0; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
         data: with ``remove`` and slots of pixels, the CLEVRER data set on whose training annotations it is learned to
-            tell when an object is in view (``cjepa_agent.slot_reader``); without it, all slots count as in view from
-            the first frame, and objects that enter later must be foretold.
+            tell when an object is in view (``cjepa_agent.reading.slot_reader``); without it, all slots count as in view
+            from the first frame, and objects that enter later must be foretold.
         downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
             each video from its beginning.
         splits: of the data set, whose videos are continued.

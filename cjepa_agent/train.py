@@ -7,22 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.ctt import CTTConfig
-from cjepa_agent.data import open_episodes
+from cjepa_agent.data.episodes import open_episodes
+from cjepa_agent.data.slot_data import open_slots
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.files import read_json
-from cjepa_agent.masking import MaskConfig
 from cjepa_agent.paths import cache_folder
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.provenance import settings_record
-from cjepa_agent.slot_data import open_slots
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, find
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, TrainedEncoderConfig

@@ -8,21 +8,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.clevrer_encoder import CLEVRERStateDecoder, CLEVRERStateEncoder
-from cjepa_agent.dynamics import Predictor
-from cjepa_agent.encoder import (
+from cjepa_agent.encoders.base import (
     POSITION_DIM,
     ColourDecoder,
-    SlotDecoder,
-    SlotEncoder,
     VideoEncoder,
     grid_coordinates,
 )
-from cjepa_agent.given_slots import AbsentEncoder, GivenSlotsConfig
-from cjepa_agent.latent import Latent
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.ocvp import OCVPConfig
-from cjepa_agent.patches import (
+from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, CLEVRERStateEncoder
+from cjepa_agent.encoders.given_slots import AbsentEncoder, GivenSlotsConfig
+from cjepa_agent.encoders.patches import (
     DINOv2PatchConfig,
     DINOv2RegistersConfig,
     PatchConfig,
@@ -30,15 +24,20 @@ from cjepa_agent.patches import (
     PatchEncoder,
     PatchTokenConfig,
 )
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.encoders.slot_attention import SlotDecoder, SlotEncoder
+from cjepa_agent.encoders.state import StateDecoder, StateEncoder
+from cjepa_agent.encoders.still_camera import StillCameraConfig
+from cjepa_agent.encoders.stosavi import SAViConfig, StoSAViConfig
+from cjepa_agent.encoders.timm_patches import TimmPatchConfig
+from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig, VideoSAURConfig
+from cjepa_agent.latent import Latent
+from cjepa_agent.predictors.base import Predictor
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.predictors.ocvp import OCVPConfig
+from cjepa_agent.predictors.released import ReleasedPredictorConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.processor import Processor
-from cjepa_agent.released_predictor import ReleasedPredictorConfig
-from cjepa_agent.slotformer import SlotFormerConfig
-from cjepa_agent.state_encoder import StateDecoder, StateEncoder
-from cjepa_agent.still_camera import StillCameraConfig
-from cjepa_agent.stosavi import SAViConfig, StoSAViConfig
-from cjepa_agent.timm_patches import TimmPatchConfig
-from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 
 Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
 Decoder = ColourDecoder | PatchDecoder

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cjepa_agent.data import write_episodes
+from cjepa_agent.data.episodes import write_episodes
 from envs.pusht.render import PushTRenderer
 
 GOAL = (256.0, 256.0, np.pi / 4)

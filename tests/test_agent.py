@@ -16,10 +16,10 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoders.stosavi import StoSAViConfig
+from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
-from cjepa_agent.stosavi import StoSAViConfig
-from cjepa_agent.videosaur import SmallVideoSAURConfig
 from cjepa_agent.world_model import WorldModel
 from envs.pusht import PushTEnv
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cjepa_agent.ctt import CTTConfig
 from cjepa_agent.latent import Latent
-from cjepa_agent.masking import MaskConfig
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig, arrivals, excused
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
 

@@ -21,9 +21,9 @@ from test_released_predictor import authors_inference
 from cjepa_agent import evaluate, rollout, train
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.convert import ConvertConfig, convert
-from cjepa_agent.released_predictor import ReleasedPredictor
-from cjepa_agent.slot_data import open_slots
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.data.slot_data import open_slots
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.predictors.released import ReleasedPredictor
 
 SLOTS = 3
 SCENES = {"train": (0, 1, 2), "val": (10000, 10001)}

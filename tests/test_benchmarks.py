@@ -22,7 +22,7 @@ from benchmarks.planners import PlannersBenchmark, pareto_front, searches
 from benchmarks.planning import PlanningBenchmark
 from benchmarks.scaling import Ranges, log_slope
 from benchmarks.training import TrainingBenchmark
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import draw
 from cjepa_agent.matching import match_slots

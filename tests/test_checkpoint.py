@@ -14,12 +14,12 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 from cjepa_agent import checkpoint as module
 from cjepa_agent import hub as hub_module
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig
 from cjepa_agent.files import plain
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.train import TrainConfig
-from cjepa_agent.videosaur import SmallVideoSAURConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior
 

@@ -18,7 +18,7 @@ import pytest
 from cjepa_agent.collecting import collection as module
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collecting.collection import collect, collect_shards
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data.episodes import EpisodeFile
 from envs.clevrer import browse
 from envs.clevrer.annotation import read_scene
 from envs.clevrer.dataset import Dataset, scene_paths, split_of

@@ -14,29 +14,29 @@ import torch
 from clevrer_scenes import chain, random_scenes
 from torch import Tensor
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.clevrer_encoder import (
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.data.slot_data import VideoSlotData, open_slots
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import centroid_of, grid_coordinates
+from cjepa_agent.encoders.clevrer_state import (
     CLEVRERStateDecoder,
     CLEVRERStateEncoder,
     read_scene,
     scene_states,
 )
-from cjepa_agent.collisions import colliding_pairs
-from cjepa_agent.ctt import CTTConfig
-from cjepa_agent.data import EpisodeFile, write_episodes
-from cjepa_agent.encoder import centroid_of, grid_coordinates
 from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
 from cjepa_agent.extract import ExtractConfig, extract
-from cjepa_agent.masking import MaskConfig
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig
+from cjepa_agent.reading.collisions import colliding_pairs
 from cjepa_agent.rollout import RolloutConfig, continued, object_slots, rollout
-from cjepa_agent.slot_data import VideoSlotData, open_slots
 from cjepa_agent.train import TrainConfig, train
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
@@ -470,7 +470,7 @@ class TestEvaluation:
 
 
 def test_frames_of_a_data_set_folder(tmp_path: Path) -> None:
-    from cjepa_agent.data import open_episodes
+    from cjepa_agent.data.episodes import open_episodes
 
     episode = {"action": np.zeros((2, 1), np.float32)}
     write_episodes(tmp_path / "frames.h5", [episode])

@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from cjepa_agent.behaviour import NoisyBehaviour, RandomBehaviour, SavedBehaviour, ScriptedBehaviour, detect_algorithm
 from cjepa_agent.collecting import collection as module
+from cjepa_agent.collecting.behaviour import (
+    NoisyBehaviour,
+    RandomBehaviour,
+    SavedBehaviour,
+    ScriptedBehaviour,
+    detect_algorithm,
+)
 from cjepa_agent.collecting.collection import collect, collect_shards
 from cjepa_agent.collecting.pusht import Collector, PushTCollection
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data.episodes import EpisodeFile
 from envs.pusht import PushTEnv
 
 EPISODES, STEPS, SIZE = 120, 2, 16  # three parts, the last one shorter

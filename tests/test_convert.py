@@ -18,15 +18,15 @@ from foreign_files import DIM, Tensors, embedders, module_of, predictor, stosavi
 from numpy.typing import NDArray
 
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.convert import ConvertConfig, convert
-from cjepa_agent.data import EpisodeFile, write_episodes
-from cjepa_agent.pickles import memory_needed, read_pickle
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.data.slot_data import SlotData
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.interop.pickles import memory_needed, read_pickle
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
-from cjepa_agent.released_predictor import ReleasedPredictor
-from cjepa_agent.slot_data import SlotData
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.predictors.released import ReleasedPredictor
 from planners import CEMConfig
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cjepa_agent.ctt import CTTConfig, attention_graph, ctt_terms
 from cjepa_agent.latent import Latent
-from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import MaskedPredictor, PredictorConfig
+from cjepa_agent.predictors.cjepa import MaskedPredictor, PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig, sample_mask
+from cjepa_agent.training.ctt import CTTConfig, attention_graph, ctt_terms
 from configs.presets import preset
 
 B, T, F, S, D, P, A = 5, 3, 2, 4, 16, 3, 6

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cjepa_agent.data import SPLITS, EpisodeFile, split_episodes, write_episodes
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile, split_episodes, write_episodes
 
 LENGTHS = (7, 3, 5, 4, 6)
 Columns = dict[str, NDArray[Any]]

@@ -14,14 +14,14 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 from torch import Tensor
 
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.autoregressive import AutoregressivePredictor
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, forecast_loss
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.ocvp import OCVPConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.predictors.autoregressive import AutoregressivePredictor
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.losses import LossSettings, forecast_loss
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.predictors.ocvp import OCVPConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.world_model import AnyPredictorConfig, WorldModel, WorldModelConfig
 from configs.presets import preset
 

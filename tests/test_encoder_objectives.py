@@ -17,15 +17,17 @@ from moving_episodes import write_moving_episodes
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.data.slot_data import SlotData
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.patches import DINOv2PatchConfig, DINOv2RegistersConfig, PatchConfig
+from cjepa_agent.encoders.still_camera import StillCameraConfig
+from cjepa_agent.encoders.stosavi import StoSAViConfig
+from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 from cjepa_agent.extract import ExtractConfig, extract
-from cjepa_agent.patches import DINOv2PatchConfig, DINOv2RegistersConfig, PatchConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slot_data import SlotData
-from cjepa_agent.still_camera import StillCameraConfig
-from cjepa_agent.stosavi import StoSAViConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig
@@ -36,8 +38,6 @@ from cjepa_agent.training.objectives import (
     temporal_similarity_loss,
 )
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
-from cjepa_agent.video_slots import VideoSlots
-from cjepa_agent.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 from cjepa_agent.world_model import PRIVILEGED, EncoderConfig, TrainedEncoderConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video

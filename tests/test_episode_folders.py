@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cjepa_agent.convert import ConvertConfig, convert
-from cjepa_agent.data import EpisodeFile
-from cjepa_agent.episode_folders import _numbers
+from cjepa_agent.data.episode_folders import _numbers
+from cjepa_agent.data.episodes import EpisodeFile
 from envs.clevrer.video import encode_video
 
 LENGTHS = (5, 3, 4)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny_model import SETTINGS, tiny_checkpoint
 
-from cjepa_agent.data import EpisodeFile, split_episodes, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, split_episodes, write_episodes
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.controllers import OracleController
 from cjepa_agent.evaluation.results import share_of, wilson_interval

@@ -15,13 +15,13 @@ from clevrer_scenes import write_asked_scenes
 from perfect_predictor import true_slots
 from torch import Tensor
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.evaluation.vqa_examples import asked_about
-from cjepa_agent.slot_reader import StateReader
+from cjepa_agent.reading.slot_reader import StateReader
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import losses, predict
 from cjepa_agent.vqa.causal_past import causal_past, nodes
 from cjepa_agent.vqa.checkpoint import find, load, save

@@ -15,23 +15,23 @@ from perfect_predictor import perfect_findings, true_slots
 
 from benchmarks import causality, causality_page
 from benchmarks.causality import CausalityBenchmark
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import read_scene, scene_states
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
-from cjepa_agent.collisions import CollisionReadout, pair_features
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.clevrer_state import read_scene, scene_states
 from cjepa_agent.evaluate import evaluate
 from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.reading.collisions import CollisionReadout, pair_features
 from cjepa_agent.rollout import downstream, expectations, resimulated
-from cjepa_agent.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from configs.presets import preset

@@ -17,22 +17,22 @@ from omegaconf import OmegaConf
 from tiny_model import SETTINGS
 from torch import Tensor
 
-from cjepa_agent import patches
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile
-from cjepa_agent.dinov2 import DINOv2
-from cjepa_agent.encoder import grid_coordinates
+from cjepa_agent.data.episodes import EpisodeFile
+from cjepa_agent.data.slot_data import SlotData
+from cjepa_agent.encoders import patches
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import grid_coordinates
+from cjepa_agent.encoders.dinov2 import DINOv2
+from cjepa_agent.encoders.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.planning import PlanningEvaluation
 from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import draw
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlanStart
-from cjepa_agent.slot_data import SlotData
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cjepa_agent.matching import match_slots, pairwise_errors
 from cjepa_agent.planning import ObjectiveSettings
-from cjepa_agent.released_predictor import ReleasedPredictorConfig
+from cjepa_agent.predictors.released import ReleasedPredictorConfig
 from cjepa_agent.world_model import WorldModelConfig
 from planners import CEM, ActionPrior, CEMConfig, GoalObjective, RecedingHorizon, RecedingState, in_chunks
 from planners.noise import truncate

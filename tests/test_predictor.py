@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, cjepa_loss, saturated
-from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import Block, MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
+from cjepa_agent.predictors.cjepa import Block, MaskedPredictor, PredictorConfig, attend, last_motion, last_visible
+from cjepa_agent.predictors.losses import LossSettings, cjepa_loss, saturated
+from cjepa_agent.predictors.masking import MaskConfig, sample_mask
 
 S, D, P, A = 4, 16, 3, 6
 

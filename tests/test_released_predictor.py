@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.ctt import CTTConfig
-from cjepa_agent.given_slots import GivenSlotsConfig
+from cjepa_agent.encoders.given_slots import GivenSlotsConfig
+from cjepa_agent.encoders.videosaur import VideoSAURConfig
 from cjepa_agent.latent import Latent
-from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig, sample_mask
+from cjepa_agent.predictors.released import ReleasedPredictor, ReleasedPredictorConfig
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
-from cjepa_agent.videosaur import VideoSAURConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 
 WIDTH, HEADS = 32, 4

@@ -14,7 +14,7 @@ import torch
 from foreign_files import module_of, world_model
 
 from cjepa_agent.convert import ConvertConfig, convert
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.evaluation.released import FLAWS, GOAL_OFFSET, RecordedScenes, draw_starts
 
 LENGTHS = (20, 40, 26, 25, 60)

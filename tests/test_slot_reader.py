@@ -12,26 +12,27 @@ import torch
 from perfect_predictor import perfect_findings, true_slots
 from torch import Tensor
 
-from cjepa_agent import readout
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import CLEVRERStateDecoder, SceneReading, scene_states
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
-from cjepa_agent.encoder import POSITION_DIM, SlotDecoder
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import POSITION_DIM
+from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, SceneReading, scene_states
+from cjepa_agent.encoders.slot_attention import SlotDecoder
+from cjepa_agent.encoders.state import appearance_basis
 from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation import rollout as rollout_task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import Findings
-from cjepa_agent.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.reading import readout
+from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
 from cjepa_agent.rollout import RolloutConfig, in_view, object_slots, require_removal, resimulated, rollout
-from cjepa_agent.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
-from cjepa_agent.slotformer import SlotFormerConfig
-from cjepa_agent.state_encoder import appearance_basis
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
@@ -174,7 +175,7 @@ class TestReader:
             slot_reader(SlotAutoencoder.load(mixed), VideoSlots(mixed), Dataset(data))
 
     def test_patches_are_refused(self, mixed: Path, data: Path) -> None:
-        from cjepa_agent.patches import PatchTokenConfig
+        from cjepa_agent.encoders.patches import PatchTokenConfig
         from cjepa_agent.world_model import encoder_config
 
         patches = encoder_config({"kind": "patches"})

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cjepa_agent.agent import CJEPAAgent
+from cjepa_agent.interop.stable_worldmodel import GoalObservation
 from cjepa_agent.manifest import evaluation_pairs
 from cjepa_agent.planning import PlannerSettings
-from cjepa_agent.stable_worldmodel import GoalObservation
 
 
 class Peer(gym.Env[dict[str, Any], np.ndarray]):

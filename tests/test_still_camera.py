@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import avg_pool2d
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collecting.collection import collect
-from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import centroid_of, grid_coordinates
+from cjepa_agent.data.episodes import EpisodeFile
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import centroid_of, grid_coordinates
+from cjepa_agent.encoders.still_camera import StillCameraConfig, holding
 from cjepa_agent.evaluation import segmentation
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
 from cjepa_agent.extract import ExtractConfig, extract, load_encoder
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.rollout import continued
-from cjepa_agent.still_camera import StillCameraConfig, holding
 from cjepa_agent.training.objectives import SlotTrainingConfig, StillCameraObjective
 from envs.clevrer import sample_scene, simulate
 from envs.clevrer.render import CLEVRERRenderer

@@ -22,17 +22,17 @@ from benchmarks.predictors import ROLLED_WINDOWS, System, system
 from benchmarks.report import Report
 from benchmarks.systems import SystemsBenchmark
 from benchmarks.systems_page import contrasts
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.patches import PatchConfig
 from cjepa_agent.evaluation import results
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.files import write_json
 from cjepa_agent.manifest import draw
-from cjepa_agent.masking import MaskConfig
-from cjepa_agent.patches import PatchConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.train import make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.data import write_episodes
+from cjepa_agent.data.episodes import write_episodes
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.timm_patches import TimmPatchConfig
 from cjepa_agent.extract import ExtractConfig, extract
-from cjepa_agent.timm_patches import TimmPatchConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
@@ -41,7 +41,7 @@ def test_a_torchvision_of_another_build_is_told(monkeypatch: pytest.MonkeyPatch)
     def fail(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("cjepa_agent.timm_patches.import_module", fail)
+    monkeypatch.setattr("cjepa_agent.encoders.timm_patches.import_module", fail)
     with pytest.raises(ValueError, match=r"torchvision of the same build as torch.*nms does not exist"):
         TimmPatchConfig().build()
 

@@ -18,16 +18,16 @@ import pytest
 import torch
 from moving_episodes import write_moving_episodes
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.ctt import CTTConfig
-from cjepa_agent.data import EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.data.slot_data import SlotData
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.latent import Latent
-from cjepa_agent.masking import MaskConfig
-from cjepa_agent.predictor import PredictorConfig
-from cjepa_agent.slot_data import SlotData
-from cjepa_agent.slotformer import SlotFormerConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.masking import MaskConfig
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
 from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent import dinov2
-from cjepa_agent.authors import slot_autoencoder, split
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.encoder import grid_coordinates
-from cjepa_agent.patches import PatchConfig
-from cjepa_agent.videosaur import SmallVideoSAURConfig
+from cjepa_agent.encoders import dinov2
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import grid_coordinates
+from cjepa_agent.encoders.patches import PatchConfig
+from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig
+from cjepa_agent.interop.authors import slot_autoencoder, split
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PATH = Path("source.ckpt")

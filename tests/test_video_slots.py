@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cjepa_agent.video_slots import SlotsWriter, VideoSlots
+from cjepa_agent.data.video_slots import SlotsWriter, VideoSlots
 
 IDENTITY = {"dataset": "small", "encoder": "abc"}
 SCENES = [3, 7, 10000]

@@ -18,9 +18,9 @@ from clevrer_scenes import small_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.aloe import ALOE, ALOEConfig
 from cjepa_agent.vqa.answerer import losses, predict
 from cjepa_agent.vqa.checkpoint import load, save

@@ -17,11 +17,11 @@ import torch
 from asked_videos import TINY, stage, write_asked_videos
 from torch import Tensor
 
+from cjepa_agent.data.video_slots import META, VideoSlots
 from cjepa_agent.evaluation import vqa as task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
-from cjepa_agent.video_slots import META, VideoSlots
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.checkpoint import CONFIG, load, save
 from cjepa_agent.vqa.submission import grade, read_submission, submission

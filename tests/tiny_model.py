@@ -4,7 +4,7 @@ import torch
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import PlannerSettings
-from cjepa_agent.predictor import PredictorConfig
+from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
 from planners import ActionPrior, CEMConfig, RecedingHorizon
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cjepa_agent.collecting.collection import Collection, Episode, versions
-from cjepa_agent.data import CLEVRER_FRAMES, SPLITS
+from cjepa_agent.data.episodes import CLEVRER_FRAMES, SPLITS
 from cjepa_agent.paths import cache_folder
 from envs.clevrer.annotation import annotate
 from envs.clevrer.counterfactual import Counterfactuals

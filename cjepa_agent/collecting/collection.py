@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cjepa_agent.data import SPLITS, EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile, write_episodes
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import package_version

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Point
 
-from cjepa_agent.behaviour import (
+from cjepa_agent.collecting.behaviour import (
     ALGORITHMS,
     Behaviour,
     NoisyBehaviour,
@@ -20,7 +20,7 @@ from cjepa_agent.behaviour import (
     make_behaviour,
 )
 from cjepa_agent.collecting.collection import Collection, Episode, versions
-from cjepa_agent.data import split_episodes
+from cjepa_agent.data.episodes import split_episodes
 from cjepa_agent.paths import cache_folder
 from envs.pusht.env import PushTEnv
 from envs.pusht.observations import proprio, wrapped_state

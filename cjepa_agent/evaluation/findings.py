@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cjepa_agent.clevrer_encoder import SceneReading, scene_states, true_scene
-from cjepa_agent.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
-from cjepa_agent.predictor import MaskedPredictor
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.clevrer_state import SceneReading, scene_states, true_scene
+from cjepa_agent.predictors.cjepa import MaskedPredictor
+from cjepa_agent.reading.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
+from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
 from cjepa_agent.rollout import Removal, continued, downstream, expectations, object_slots, resimulated
-from cjepa_agent.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, facts_of, split_of
 from envs.clevrer.events import INFLUENCE, Event

@@ -3,8 +3,8 @@
 Each CLEVRER scene is predicted from its beginning (``cjepa_agent.rollout.resimulated``) as it is, and once without each
 object, and what the removal changes is also put into the observed video (``cjepa_agent.rollout.downstream``); all are
 compared with the true courses. What slots say of objects, and which of them holds which object over the observed
-frames, ``cjepa_agent.slot_reader`` tells: exactly for ``encoder=state``, by a read-out fitted on training scenes for
-slots of pixels. Errors of that read-out are part of all figures; how large they are is told beside them.
+frames, ``cjepa_agent.reading.slot_reader`` tells: exactly for ``encoder=state``, by a read-out fitted on training
+scenes for slots of pixels. Errors of that read-out are part of all figures; how large they are is told beside them.
 
 - Positions: mean error of each other object over the frames that are predicted and in which the camera sees it,
   beside that of answering with the true factual course, as if the removal changed nothing. An object is *influenced*
@@ -32,15 +32,15 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cjepa_agent.collisions import PairScore, sum_of
+from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
 from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, share_of
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
+from cjepa_agent.reading.collisions import PairScore, sum_of
 from cjepa_agent.rollout import require_removal, video_model
-from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions

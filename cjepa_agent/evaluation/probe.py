@@ -17,15 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile, Split
+from cjepa_agent.data.episodes import EpisodeFile, Split
+from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
-from cjepa_agent.patches import PatchTokenConfig
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
-from cjepa_agent.readout import fit_linear, fit_mlp
+from cjepa_agent.reading.readout import fit_linear, fit_mlp
 from cjepa_agent.world_model import WorldModel
 from envs.files import atomic
 from envs.pusht.render import PushTRenderer

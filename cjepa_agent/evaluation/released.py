@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.data import EpisodeFile
+from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.controllers import AgentController, Controller, NoOpController, RandomController
 from cjepa_agent.evaluation.episodes import Trial, run_episodes

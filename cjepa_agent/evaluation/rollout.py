@@ -1,10 +1,10 @@
 """``task=rollout``: predicted CLEVRER objects against the true ones, in the frames that no video shows.
 
 Slots of ``encoder=state`` are read exactly, those of pixels by a read-out fitted on training scenes, whose errors are
-part of the figures (``cjepa_agent.slot_reader``). Where an object is counts from the last observed frame on, for those
-objects that the camera sees then and still sees at the frame in question; those without a slot have no place and are
-told in number. A collision is predicted where two objects that were apart come nearer than ``CONTACT``; an object
-without a slot collides with none.
+part of the figures (``cjepa_agent.reading.slot_reader``). Where an object is counts from the last observed frame on,
+for those objects that the camera sees then and still sees at the frame in question; those without a slot have no place
+and are told in number. A collision is predicted where two objects that were apart come nearer than ``CONTACT``; an
+object without a slot collides with none.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import SceneReading, scene_states, true_scene
-from cjepa_agent.collisions import PairScore, colliding_pairs
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.clevrer_state import SceneReading, scene_states, true_scene
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
-from cjepa_agent.slot_reader import NO_SLOT, objects_of, slot_reader
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.reading.collisions import PairScore, colliding_pairs
+from cjepa_agent.reading.slot_reader import NO_SLOT, objects_of, slot_reader
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import Trajectory
 from envs.clevrer.questions.facts import Pairs

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.encoder import ColourDecoder, grid_coordinates
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import ColourDecoder, grid_coordinates
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import best_overlap, foreground_ari
 from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean
 from cjepa_agent.files import write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
-from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.render import CLEVRERRenderer

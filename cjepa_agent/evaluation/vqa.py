@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.report import write_page
 from cjepa_agent.evaluation.results import paired_difference, plain_table, points_text
@@ -19,7 +20,6 @@ from cjepa_agent.evaluation.vqa_examples import write_examples
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import CONFIG, find, load
 from cjepa_agent.vqa.data import CHOICES, SlotQuestions

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cjepa_agent.autoencoder import RECIPE
-from cjepa_agent.data import EpisodeFile
-from cjepa_agent.encoder import prepare_frames
+from cjepa_agent.data.episodes import EpisodeFile
+from cjepa_agent.encoders.autoencoder import RECIPE
+from cjepa_agent.encoders.base import prepare_frames
 from cjepa_agent.files import write_json
 from cjepa_agent.training.objectives import OBJECTIVES, Objective, SlotTrainingConfig
 from cjepa_agent.world_model import TrainedEncoderConfig

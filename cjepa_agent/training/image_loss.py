@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.encoder import grid_coordinates, prepare_frames
-from cjepa_agent.given_slots import GivenSlotsConfig
-from cjepa_agent.losses import mean_square
-from cjepa_agent.slot_data import SlotWindows
+from cjepa_agent.data.slot_data import SlotWindows
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import grid_coordinates, prepare_frames
+from cjepa_agent.encoders.given_slots import GivenSlotsConfig
+from cjepa_agent.predictors.losses import mean_square
 from cjepa_agent.world_model import WorldModel
 
 

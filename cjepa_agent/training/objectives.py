@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.encoder import ColourDecoder, SlotEncoder, VideoEncoder, at_points, grid_coordinates
-from cjepa_agent.losses import mean_square
-from cjepa_agent.patches import PatchDecoder, PatchEncoder
-from cjepa_agent.still_camera import LEAST_CONTRAST, StillCameraDecoder, StillCameraEncoder
-from cjepa_agent.stosavi import BroadcastDecoder, StoSAViEncoder
-from cjepa_agent.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import (
+    ColourDecoder,
+    VideoEncoder,
+    at_points,
+    grid_coordinates,
+)
+from cjepa_agent.encoders.patches import PatchDecoder, PatchEncoder
+from cjepa_agent.encoders.slot_attention import SlotEncoder
+from cjepa_agent.encoders.still_camera import LEAST_CONTRAST, StillCameraDecoder, StillCameraEncoder
+from cjepa_agent.encoders.stosavi import BroadcastDecoder, StoSAViEncoder
+from cjepa_agent.encoders.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
+from cjepa_agent.predictors.losses import mean_square
 from cjepa_agent.world_model import TrainedEncoderConfig
 
 BLOB = 9  # px, window over which "stands out" is evened out

@@ -13,16 +13,16 @@ from lightning_fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cjepa_agent.autoencoder import SlotAutoencoder
 from cjepa_agent.checkpoint import Checkpoint
-from cjepa_agent.ctt import CTTConfig, ctt_terms
-from cjepa_agent.encoder import POSITION_DIM, centroid_of
+from cjepa_agent.data.slot_data import SlotWindows
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import POSITION_DIM, centroid_of
+from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, mean_square, saturated
-from cjepa_agent.masking import MaskConfig, sample_mask
-from cjepa_agent.patches import PatchTokenConfig
-from cjepa_agent.predictor import MaskedPredictor
-from cjepa_agent.slot_data import SlotWindows
+from cjepa_agent.predictors.cjepa import MaskedPredictor
+from cjepa_agent.predictors.losses import LossSettings, mean_square, saturated
+from cjepa_agent.predictors.masking import MaskConfig, sample_mask
+from cjepa_agent.training.ctt import CTTConfig, ctt_terms
 from cjepa_agent.training.image_loss import Pixels, PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
@@ -49,7 +49,7 @@ class DynamicsTrainingConfig:
         rollout_weight: its weight.
         proprio_weight: weight of the proprioception term.
         saturation: squared error of a slot, mean over its normalised numbers, beyond which larger errors count little
-            more (``cjepa_agent.losses.saturated``); 0 for mean squared errors as the paper has them.
+            more (``cjepa_agent.predictors.losses.saturated``); 0 for mean squared errors as the paper has them.
         image_weight: of the squared error of predicted slots as the encoder's frozen decoder draws them, colours in
             0..1, against the true frames: SlotFormer's image reconstruction loss, published with 1 for colours in
             -1..1, which is 4 here; 0 for none. Needs ``data`` with frames and an encoder that learned to draw them.

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.files import read_json
-from cjepa_agent.slot_reader import slot_reader
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.reading.slot_reader import slot_reader
 from cjepa_agent.vqa.answerer import Answerer, losses, predict
 from cjepa_agent.vqa.checkpoint import CONFIG, AnyALOEConfig, load, save
 from cjepa_agent.vqa.data import SlotQuestions

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.vqa.intervened import Intervened
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.clevrer.questions.files import TYPES, Json, QuestionFile

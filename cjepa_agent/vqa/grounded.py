@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.predictor import Block
+from cjepa_agent.predictors.cjepa import Block
 from cjepa_agent.vqa.aloe import TEXT
 from cjepa_agent.vqa.answerer import Answerer, AnswererConfig, Asked, Logits, Perceived
 from cjepa_agent.vqa.causal_past import causal_past, pair_ends

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.slot_reader import NO_SLOT, SlotReader
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader
 from cjepa_agent.vqa.answerer import Logits
 from cjepa_agent.vqa.causal_past import nodes, pair_ends
 from cjepa_agent.vqa.data import NOTHING, Batch, Reading

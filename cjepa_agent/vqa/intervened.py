@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cjepa_agent.autoencoder import SlotAutoencoder
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.reading.slot_reader import NO_SLOT, exact_reader, slot_reader
 from cjepa_agent.rollout import COPY, WITHOUT
-from cjepa_agent.slot_reader import NO_SLOT, exact_reader, slot_reader
-from cjepa_agent.video_slots import VideoSlots
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.executor import removed_object
 from envs.clevrer.questions.facts import Facts
@@ -27,7 +27,7 @@ class Intervened:
     Args:
         folder: with a folder ``without_<slot>`` for each slot.
         data: the data set, whose annotations tell which object a question takes away, and which slot holds it
-            (``cjepa_agent.slot_reader``).
+            (``cjepa_agent.reading.slot_reader``).
         observed: slots of the same videos, of which the first 128 frames are observed.
 
     Attributes:

@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import (
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import ColourDecoder, grid_coordinates
+from cjepa_agent.encoders.clevrer_state import (
     HALF_WIDTH,
     MIDDLE,
     STATE,
@@ -37,11 +39,9 @@ from cjepa_agent.clevrer_encoder import (
     read_scene,
     scene_states,
 )
-from cjepa_agent.encoder import ColourDecoder, grid_coordinates
 from cjepa_agent.matching import best_assignment
-from cjepa_agent.readout import fit_linear, fit_mlp
+from cjepa_agent.reading.readout import fit_linear, fit_mlp
 from cjepa_agent.tensors import digest
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import Encoder, WorldModel
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import VISIBLE_FRAMES, Trajectory
@@ -79,7 +79,7 @@ class SlotReader(ABC):
 
         Args:
             slots: observed, (T, S, D).
-            states: true ones in these frames, (T, 6, 7), see ``cjepa_agent.clevrer_encoder.STATE``.
+            states: true ones in these frames, (T, 6, 7), see ``cjepa_agent.encoders.clevrer_state.STATE``.
         """
 
     def holders_in(self, slots: VideoSlots, scene: int, trajectory: Trajectory) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 
 from torch import Tensor
 
-from cjepa_agent.encoder import ColourDecoder, FrameEncoder
+from cjepa_agent.encoders.base import ColourDecoder, FrameEncoder
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.autoregressive import AutoregressivePredictor
-from cjepa_agent.dynamics import TransformerConfig
-from cjepa_agent.predictor import attend
+from cjepa_agent.predictors.autoregressive import AutoregressivePredictor
+from cjepa_agent.predictors.base import TransformerConfig
+from cjepa_agent.predictors.cjepa import attend
 
 
 @dataclass(frozen=True)

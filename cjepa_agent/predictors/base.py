@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, LossTerms, cjepa_loss
+from cjepa_agent.predictors.losses import LossSettings, LossTerms, cjepa_loss
 
 
 @dataclass(frozen=True)

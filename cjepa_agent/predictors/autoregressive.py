@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, LossTerms, forecast_loss
+from cjepa_agent.predictors.base import Predictor, TransformerConfig, zero_linear
+from cjepa_agent.predictors.losses import LossSettings, LossTerms, forecast_loss
 
 WAVELENGTH = 10000.0  # of the slowest channel of the temporal encoding (Vaswani et al. 2017, section 3.5)
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from cjepa_agent.autoregressive import AutoregressivePredictor, sinusoids, transformer_layer
-from cjepa_agent.dynamics import TransformerConfig
+from cjepa_agent.predictors.autoregressive import AutoregressivePredictor, sinusoids, transformer_layer
+from cjepa_agent.predictors.base import TransformerConfig
 
 
 @dataclass(frozen=True)

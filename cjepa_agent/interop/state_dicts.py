@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cjepa_agent.pickles import Record
+from cjepa_agent.interop.pickles import Record
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cjepa_agent.autoencoder import RECIPE, SlotAutoencoder
-from cjepa_agent.data import SPLITS, EpisodeFile, write_episodes
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile, write_episodes
+from cjepa_agent.data.slot_data import SlotData
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.encoders.given_slots import GivenSlotsConfig
 from cjepa_agent.extract import load_encoder
 from cjepa_agent.files import load_array, new_folder, read_json, write_json
-from cjepa_agent.given_slots import GivenSlotsConfig
-from cjepa_agent.pickles import read_pickle
-from cjepa_agent.slot_data import SlotData
-from cjepa_agent.video_slots import VideoSlots
+from cjepa_agent.interop.pickles import read_pickle
 from envs.clevrer.dataset import FIRST, SCENES, split_of
 from envs.clevrer.physics import VISIBLE_FRAMES
 from envs.files import atomic

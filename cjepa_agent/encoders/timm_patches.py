@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cjepa_agent.dinov2 import Backbone
-from cjepa_agent.patches import PatchTokenConfig
+from cjepa_agent.encoders.dinov2 import Backbone
+from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.tensors import read_tensors
 
 PUBLISHED = "timm"  # in place of a folder of weights

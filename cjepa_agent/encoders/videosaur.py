@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dinov2 import SMALL, DINOv2
-from cjepa_agent.encoder import ColourDecoder, VideoEncoder, at_points, prepare_frames
-from cjepa_agent.patches import pretrained_backbone
+from cjepa_agent.encoders.base import (
+    ColourDecoder,
+    VideoEncoder,
+    at_points,
+    prepare_frames,
+)
+from cjepa_agent.encoders.dinov2 import SMALL, DINOv2
+from cjepa_agent.encoders.patches import pretrained_backbone
 
 ATTENTION_EPS = 1e-8
 HEADS = 4  # of the transition and of the decoder

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cjepa_agent.encoder import CONFIG, WEIGHTS
+from cjepa_agent.encoders.base import CONFIG, WEIGHTS
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.tensors import digest, load_tensors, save_tensors

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.dinov2 import from_transformers
-from cjepa_agent.released_predictor import ReleasedPredictor, ReleasedPredictorConfig
-from cjepa_agent.stosavi import StoSAViConfig
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.dinov2 import from_transformers
+from cjepa_agent.encoders.stosavi import StoSAViConfig
+from cjepa_agent.encoders.videosaur import VideoSAURConfig
+from cjepa_agent.predictors.released import ReleasedPredictor, ReleasedPredictorConfig
 from cjepa_agent.tensors import check_tensors
-from cjepa_agent.videosaur import VideoSAURConfig
 from cjepa_agent.world_model import AnyEncoderConfig
 
 Tensors = Mapping[str, Tensor]

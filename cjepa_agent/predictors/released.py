@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dynamics import Predictor
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import LossSettings, LossTerms, cjepa_loss
 from cjepa_agent.matching import match_slots
+from cjepa_agent.predictors.base import Predictor
+from cjepa_agent.predictors.losses import LossSettings, LossTerms, cjepa_loss
 
 
 @dataclass(frozen=True)

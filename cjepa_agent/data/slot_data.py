@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cjepa_agent.clevrer_slots import ObservedScenes
-from cjepa_agent.data import EpisodeFile, Split
+from cjepa_agent.data.clevrer_slots import ObservedScenes
+from cjepa_agent.data.episodes import EpisodeFile, Split
+from cjepa_agent.data.video_slots import META, VideoSlots
 from cjepa_agent.files import load_array, read_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.tensors import digest
-from cjepa_agent.video_slots import META, VideoSlots
 from envs.clevrer.dataset import split_of
 from envs.clevrer.physics import VISIBLE_FRAMES
 

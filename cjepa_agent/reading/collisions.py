@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from cjepa_agent.clevrer_encoder import SceneReading
+from cjepa_agent.encoders.clevrer_state import SceneReading
 from envs.clevrer.physics import Trajectory
 from envs.clevrer.questions.facts import Pairs, shown_collisions
 from envs.clevrer.scene import SHAPES

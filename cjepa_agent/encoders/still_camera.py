@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.encoder import (
+from cjepa_agent.encoders.base import (
     POSITION_DIM,
     POSITION_SCALES,
     ColourDecoder,
-    FeatureGrid,
     SlotOutput,
     VideoEncoder,
     at_points,
@@ -30,6 +29,7 @@ from cjepa_agent.encoder import (
     grid_coordinates,
     prepare_frames,
 )
+from cjepa_agent.encoders.slot_attention import FeatureGrid
 
 LEAST_CONTRAST = 0.15  # summed colour difference (0..3) from the background below which nothing is there
 SOFTNESS = 0.03  # of that limit

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.dynamics import Predictor, TransformerConfig, zero_linear
 from cjepa_agent.latent import Latent
+from cjepa_agent.predictors.base import Predictor, TransformerConfig, zero_linear
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from cjepa_agent.latent import Latent
-from cjepa_agent.losses import saturated
-from cjepa_agent.masking import hide_objects
-from cjepa_agent.predictor import MaskedPredictor
+from cjepa_agent.predictors.cjepa import MaskedPredictor
+from cjepa_agent.predictors.losses import saturated
+from cjepa_agent.predictors.masking import hide_objects
 
 Adjacency = Literal["sum", "mean"]
 
@@ -106,7 +106,7 @@ def ctt_terms(
         choice: (B, 2, S) random numbers, 0 or more: the largest of the first row chooses the object that invariance
             hides, among those of which nothing is hidden; that of the second the object that sufficiency predicts.
         config: weights and graph.
-        saturation: see ``cjepa_agent.losses.saturated``.
+        saturation: see ``cjepa_agent.predictors.losses.saturated``.
 
     Returns:
         Mean squared errors of future slots, means over samples; a sample counts 0 where the graph leaves nobody out.

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cjepa_agent.autoencoder import SlotAutoencoder
-from cjepa_agent.clevrer_encoder import scene_states
-from cjepa_agent.data import CLEVRER_FRAMES, SPLITS, EpisodeFile, require_splits
-from cjepa_agent.encoder import VideoEncoder
+from cjepa_agent.data.episodes import CLEVRER_FRAMES, SPLITS, EpisodeFile, require_splits
+from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.base import VideoEncoder
+from cjepa_agent.encoders.clevrer_state import scene_states
 from cjepa_agent.files import read_json, write_json
-from cjepa_agent.video_slots import VideoSlots
 from cjepa_agent.world_model import Encoder
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import VISIBLE_FRAMES

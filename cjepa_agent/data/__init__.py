@@ -1,0 +1,1 @@
+"""Episodes, videos and their slots on disk."""

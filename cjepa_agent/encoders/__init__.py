@@ -1,0 +1,1 @@
+"""Frames to slots or tokens, and back."""

@@ -1,0 +1,1 @@
+"""Latents to the latents that follow."""

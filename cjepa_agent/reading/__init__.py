@@ -1,0 +1,1 @@
+"""What frozen slots say: positions, attributes, which object a slot holds, collisions."""
