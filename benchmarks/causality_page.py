@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.predictors import UNMASKED_SYSTEM
 from benchmarks.report import markdown_table, write_figure
-from cjepa_agent.evaluation.results import interval_text, paired_difference, points_text
+from cjepa_agent.intervals import interval_text, paired_difference, points_text
 from envs.clevrer.questions.files import TYPES
 
 INFLUENTIAL = "after_removal_with_influence"  # what older results lack

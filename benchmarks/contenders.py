@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluation.session import make_env
 from cjepa_agent.interop.stable_worldmodel import Costable
 from cjepa_agent.latent import Latent
@@ -23,7 +24,7 @@ from cjepa_agent.matching import pairwise_errors
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from planners import ActionPrior
 

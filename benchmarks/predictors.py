@@ -12,6 +12,7 @@ from cjepa_agent.encoders.base import CONFIG
 from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.predictors.base import TransformerConfig
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig, MaskKind
 from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictors.ocvp import OCVPConfig
@@ -19,7 +20,6 @@ from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.train import TrainConfig
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import drawn_size
-from cjepa_agent.world_model import AnyPredictorConfig
 from configs.presets import preset
 
 UNMASKED = MaskConfig(count=0)

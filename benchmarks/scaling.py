@@ -16,8 +16,8 @@ from benchmarks.contest import limited
 from benchmarks.measuring import seconds
 from benchmarks.report import write_figure
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings, PlanStart
-from cjepa_agent.world_model import EncoderConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.predictors import UNMASKED_SYSTEM
 from benchmarks.report import Report, markdown_table, write_figure
-from cjepa_agent.evaluation.results import paired_difference, points_text
+from cjepa_agent.intervals import paired_difference, points_text
 
 # Success on Push-T in %, arXiv 2602.11389: table 3, table A5 (a quarter and half of 4 objects hidden) and figure 3.
 PUBLISHED = {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.contenders import dino_wm
 from benchmarks.measuring import peak_bytes, reset_peak, seconds
 from benchmarks.predictors import UNMASKED, system
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
@@ -23,7 +24,7 @@ from cjepa_agent.provenance import provenance, settings_record
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.command import command
 from configs.presets import preset
 

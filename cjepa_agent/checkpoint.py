@@ -24,12 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cjepa_agent.encoders.given_slots import GivenSlotsConfig
+from cjepa_agent.encoders.kinds import PRIVILEGED
 from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.hub import find_weights
 from cjepa_agent.provenance import git_commit, package_version, settings_record
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
-from cjepa_agent.world_model import PRIVILEGED, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from envs.files import atomic
 from planners import ActionPrior
 

@@ -21,10 +21,10 @@ from cjepa_agent.data.video_slots import as_stored
 from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.encoders.base import CONFIG
 from cjepa_agent.encoders.clevrer_state import SLOTS as CLEVRER_SLOTS
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.tensors import require_device
-from cjepa_agent.world_model import EncoderConfig
 from configs.command import command
 
 STATE = Path("state")  # in place of the folder of a trained encoder

@@ -18,12 +18,13 @@ from cjepa_agent.data.episodes import SPLITS, require_splits
 from cjepa_agent.data.video_slots import SlotsWriter, VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.clevrer_state import CLEVRERStateEncoder
+from cjepa_agent.encoders.kinds import Encoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictors.base import Predictor
 from cjepa_agent.reading.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest, require_device
-from cjepa_agent.world_model import Encoder, WorldModel
+from cjepa_agent.world_model import WorldModel
 from configs.command import command
 from envs.clevrer.dataset import Dataset, split_of
 

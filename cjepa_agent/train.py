@@ -12,9 +12,11 @@ from cjepa_agent.data.episodes import open_episodes
 from cjepa_agent.data.slot_data import open_slots
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
+from cjepa_agent.encoders.kinds import EncoderConfig, TrainedEncoderConfig
 from cjepa_agent.files import read_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.training.ctt import CTTConfig
@@ -25,7 +27,6 @@ from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, Predict
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, find
-from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, TrainedEncoderConfig
 from configs.command import command
 from envs.clevrer.dataset import Dataset
 

@@ -3,125 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cjepa_agent.encoders.base import (
-    POSITION_DIM,
-    ColourDecoder,
     VideoEncoder,
     grid_coordinates,
 )
-from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, CLEVRERStateEncoder
-from cjepa_agent.encoders.given_slots import AbsentEncoder, GivenSlotsConfig
+from cjepa_agent.encoders.kinds import AnyEncoderConfig, EncoderConfig, encoder_config
 from cjepa_agent.encoders.patches import (
-    DINOv2PatchConfig,
-    DINOv2RegistersConfig,
     PatchConfig,
-    PatchDecoder,
-    PatchEncoder,
     PatchTokenConfig,
 )
-from cjepa_agent.encoders.slot_attention import SlotDecoder, SlotEncoder
-from cjepa_agent.encoders.state import StateDecoder, StateEncoder
-from cjepa_agent.encoders.still_camera import StillCameraConfig
-from cjepa_agent.encoders.stosavi import SAViConfig, StoSAViConfig
-from cjepa_agent.encoders.timm_patches import TimmPatchConfig
-from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.base import Predictor
 from cjepa_agent.predictors.cjepa import PredictorConfig
-from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
-from cjepa_agent.predictors.ocvp import OCVPConfig
-from cjepa_agent.predictors.released import ReleasedPredictorConfig
-from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig, predictor_config
 from cjepa_agent.processor import Processor
-
-Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
-Decoder = ColourDecoder | PatchDecoder
-
-
-PRIVILEGED = ("state", "clevrer_state")  # kinds of encoders that see what no camera shows
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Architecture of the slot encoder and its decoder.
-
-    Attributes:
-        kind: ``slots`` reads pixels; ``state`` and ``clevrer_state`` map the true state of Push-T and of CLEVRER scenes
-            to slots (debugging, upper bounds).
-        n_slots: S.
-        slot_dim: D.
-        image_size: side of the input frames, px, a multiple of 4; others are resized, but not in training.
-        width: channels of CNN and attention.
-        iterations: rounds of slot attention.
-        decoder_width: channels of the decoder.
-    """
-
-    kind: str = "slots"
-    n_slots: int = 4
-    slot_dim: int = 128
-    image_size: int = 64
-    width: int = 64
-    iterations: int = 2
-    decoder_width: int = 96
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("slots", *PRIVILEGED):
-            raise ValueError(f"encoder.kind must be one of {['slots', *PRIVILEGED]}, got {self.kind!r}")
-        if self.slot_dim <= POSITION_DIM:
-            raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM}, got {self.slot_dim}")
-        if min(self.n_slots, self.image_size, self.width, self.iterations, self.decoder_width) < 1:
-            raise ValueError(f"encoder sizes must be positive, got {self}")
-        if self.kind == "slots" and self.image_size % 4:
-            raise ValueError(f"encoder.image_size must be a multiple of 4, got {self.image_size}")
-
-    def build(self) -> tuple[Encoder, Decoder]:
-        """The encoder, and the decoder that draws its slots; learned weights start random."""
-        if self.kind == "state":
-            return StateEncoder(self.n_slots, self.slot_dim), StateDecoder()
-        if self.kind == "clevrer_state":
-            return CLEVRERStateEncoder(self.n_slots, self.slot_dim), CLEVRERStateDecoder()
-        encoder = SlotEncoder(self.n_slots, self.slot_dim, self.image_size, self.width, self.iterations)
-        return encoder, SlotDecoder(self.slot_dim, self.decoder_width)
-
-
-TrainedEncoderConfig = (
-    EncoderConfig
-    | StillCameraConfig
-    | PatchConfig
-    | DINOv2PatchConfig
-    | DINOv2RegistersConfig
-    | TimmPatchConfig
-    | StoSAViConfig
-    | SAViConfig
-    | VideoSAURConfig
-    | SmallVideoSAURConfig
-)
-AnyEncoderConfig = TrainedEncoderConfig | GivenSlotsConfig
-AnyPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig | ReleasedPredictorConfig
-
-
-def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
-    """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyEncoderConfig]] = {kind.kind: kind for kind in get_args(AnyEncoderConfig)}
-    kinds |= dict.fromkeys(PRIVILEGED, EncoderConfig)
-    name = values.get("kind", EncoderConfig.kind)
-    if name not in kinds:
-        raise ValueError(f"encoder.kind is {name!r}; expected one of {list(kinds)}")
-    return kinds[name](**values)
-
-
-def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:
-    """The predictor configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyPredictorConfig]] = {kind.kind: kind for kind in get_args(AnyPredictorConfig)}
-    name = values.get("kind", PredictorConfig.kind)  # checkpoints older than the other kinds have none
-    if name not in kinds:
-        raise ValueError(f"predictor.kind is {name!r}; expected one of {list(kinds)}")
-    return kinds[name](**values)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from clevrer_scenes import write_asked_scenes
 
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.vqa.aloe import ALOEConfig
-from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
 
 SCENES = [0, 1, 2, 10000, 10001]

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig, arrivals, excused
-from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 
 B, T, S, D = 2, 3, 7, 128
 SIZES = {"depth": 2, "width": 32, "heads": 2, "mlp": 32, "history": T}

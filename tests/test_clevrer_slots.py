@@ -26,6 +26,7 @@ from cjepa_agent.encoders.clevrer_state import (
     read_scene,
     scene_states,
 )
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
 from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.predictors.cjepa import PredictorConfig
@@ -37,7 +38,7 @@ from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
 from envs.clevrer.annotation import annotate

@@ -18,11 +18,12 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.autoregressive import AutoregressivePredictor
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.losses import LossSettings, forecast_loss
 from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictors.ocvp import OCVPConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
-from cjepa_agent.world_model import AnyPredictorConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 
 S, D, P, A = 4, 16, 3, 6

@@ -22,6 +22,7 @@ from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.data.slot_data import SlotData
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import PRIVILEGED, EncoderConfig, TrainedEncoderConfig
 from cjepa_agent.encoders.patches import DINOv2PatchConfig, DINOv2RegistersConfig, PatchConfig
 from cjepa_agent.encoders.still_camera import StillCameraConfig
 from cjepa_agent.encoders.stosavi import StoSAViConfig
@@ -38,7 +39,6 @@ from cjepa_agent.training.objectives import (
     temporal_similarity_loss,
 )
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
-from cjepa_agent.world_model import PRIVILEGED, EncoderConfig, TrainedEncoderConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video
 

@@ -17,8 +17,8 @@ from tiny_model import SETTINGS, tiny_checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, split_episodes, write_episodes
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.controllers import OracleController
-from cjepa_agent.evaluation.results import share_of, wilson_interval
 from cjepa_agent.evaluation.video import colour_masks
+from cjepa_agent.intervals import share_of, wilson_interval
 from cjepa_agent.manifest import Manifest, ManifestConfig, draw, evaluation_pairs
 from envs.pusht import SUCCESS_RULES, PushTEnv, success_rule
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluation.vqa_examples import asked_about
 from cjepa_agent.reading.slot_reader import StateReader
 from cjepa_agent.training.loop import Run, TrainerConfig
@@ -39,7 +40,6 @@ from cjepa_agent.vqa.grounding import (
     mentions,
     referent_losses,
 )
-from cjepa_agent.world_model import EncoderConfig
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.events import CausalGraph, Event
 from envs.clevrer.questions.vocabulary import QUESTION_WORDS, encode_question

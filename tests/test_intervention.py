@@ -20,6 +20,7 @@ from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.clevrer_state import read_scene, scene_states
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluate import evaluate
 from cjepa_agent.evaluation import findings, intervention
 from cjepa_agent.evaluation.config import EvaluateConfig
@@ -33,7 +34,7 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
 from envs.clevrer.dataset import Dataset, split_of

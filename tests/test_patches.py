@@ -25,6 +25,7 @@ from cjepa_agent.encoders import patches
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import grid_coordinates
 from cjepa_agent.encoders.dinov2 import DINOv2
+from cjepa_agent.encoders.kinds import encoder_config
 from cjepa_agent.encoders.patches import DINOv2PatchConfig, PatchConfig, PatchDecoder
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.planning import PlanningEvaluation
@@ -38,7 +39,7 @@ from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, fitted_world_model
-from cjepa_agent.world_model import WorldModel, WorldModelConfig, encoder_config
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.command import build
 from planners import ActionPrior
 

@@ -18,6 +18,7 @@ from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import POSITION_DIM
 from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, SceneReading, scene_states
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.encoders.slot_attention import SlotDecoder
 from cjepa_agent.encoders.state import appearance_basis
 from cjepa_agent.evaluation import findings, intervention
@@ -35,7 +36,7 @@ from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.questions.executor import removed_object
@@ -175,8 +176,8 @@ class TestReader:
             slot_reader(SlotAutoencoder.load(mixed), VideoSlots(mixed), Dataset(data))
 
     def test_patches_are_refused(self, mixed: Path, data: Path) -> None:
+        from cjepa_agent.encoders.kinds import encoder_config
         from cjepa_agent.encoders.patches import PatchTokenConfig
-        from cjepa_agent.world_model import encoder_config
 
         patches = encoder_config({"kind": "patches"})
         assert isinstance(patches, PatchTokenConfig)

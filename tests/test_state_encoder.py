@@ -18,10 +18,11 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.data.slot_data import SlotData
 from cjepa_agent.encoders.base import centroid_of
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.encoders.state import GOAL_POSE, SLOTS, StateDecoder, StateEncoder, angle_of
 from cjepa_agent.latent import Latent
 from cjepa_agent.training.predictor_stage import find_roles
-from cjepa_agent.world_model import EncoderConfig, grid_coordinates
+from cjepa_agent.world_model import grid_coordinates
 from envs.pusht import PushTEnv
 from envs.pusht.render import SEGMENTS, PushTRenderer
 

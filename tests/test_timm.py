@@ -13,12 +13,12 @@ import torch
 
 from cjepa_agent.data.episodes import write_episodes
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import encoder_config
 from cjepa_agent.encoders.timm_patches import TimmPatchConfig
 from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
-from cjepa_agent.world_model import encoder_config
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 At = Callable[[torch.Tensor, int, int], torch.Tensor]

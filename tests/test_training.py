@@ -22,9 +22,11 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.data.slot_data import SlotData
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.training.ctt import CTTConfig
@@ -32,7 +34,6 @@ from cjepa_agent.training.image_loss import PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
 from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
-from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig
 
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
 TINY_PREDICTOR = ["predictor.depth=1", "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16"]

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
 from cjepa_agent.vqa.aloe import ALOE, ALOEConfig
 from cjepa_agent.vqa.answerer import losses, predict
 from cjepa_agent.vqa.checkpoint import load, save
 from cjepa_agent.vqa.data import Batch, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
-from cjepa_agent.world_model import EncoderConfig
 from configs.presets import preset
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions import QuestionFile, read_questions

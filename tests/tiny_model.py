@@ -3,9 +3,10 @@
 import torch
 
 from cjepa_agent.checkpoint import Checkpoint
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictors.cjepa import PredictorConfig
-from cjepa_agent.world_model import EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior, CEMConfig, RecedingHorizon
 
 CONFIG = WorldModelConfig(

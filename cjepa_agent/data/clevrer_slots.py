@@ -19,8 +19,8 @@ from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import VideoEncoder
 from cjepa_agent.encoders.clevrer_state import scene_states
+from cjepa_agent.encoders.kinds import Encoder
 from cjepa_agent.files import read_json, write_json
-from cjepa_agent.world_model import Encoder
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import VISIBLE_FRAMES
 

@@ -8,17 +8,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from cjepa_agent.encoders.base import CONFIG, WEIGHTS
+from cjepa_agent.encoders.kinds import AnyEncoderConfig, encoder_config
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.provenance import settings_record
 from cjepa_agent.tensors import digest, load_tensors, save_tensors
-from cjepa_agent.world_model import AnyEncoderConfig, WorldModel, encoder_config
 from envs.files import atomic
+
+if TYPE_CHECKING:
+    from cjepa_agent.world_model import WorldModel
 
 RECIPE = "recipe.json"  # how the encoder was trained; goes wherever the encoder goes
 

@@ -35,8 +35,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.findings import SOURCES, Findings, fit_readouts, measure
-from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean, share_of
+from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
+from cjepa_agent.intervals import interval_text, scene_mean, share_of
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.reading.collisions import PairScore, sum_of

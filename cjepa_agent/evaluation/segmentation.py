@@ -23,8 +23,9 @@ from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import ColourDecoder, grid_coordinates
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import best_overlap, foreground_ari
-from cjepa_agent.evaluation.results import interval_text, plain_table, scene_mean
+from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.files import write_json
+from cjepa_agent.intervals import interval_text, scene_mean
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from envs.clevrer.dataset import Dataset, split_of

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.report import write_page
-from cjepa_agent.evaluation.results import paired_difference, plain_table, points_text
+from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.evaluation.vqa_examples import write_examples
 from cjepa_agent.files import read_json, write_json
+from cjepa_agent.intervals import paired_difference, points_text
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.vqa.answerer import predict

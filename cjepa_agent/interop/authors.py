@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.dinov2 import from_transformers
+from cjepa_agent.encoders.kinds import AnyEncoderConfig
 from cjepa_agent.encoders.stosavi import StoSAViConfig
 from cjepa_agent.encoders.videosaur import VideoSAURConfig
 from cjepa_agent.predictors.released import ReleasedPredictor, ReleasedPredictorConfig
 from cjepa_agent.tensors import check_tensors
-from cjepa_agent.world_model import AnyEncoderConfig
 
 Tensors = Mapping[str, Tensor]
 Renaming = Sequence[tuple[str, str]]

@@ -39,10 +39,11 @@ from cjepa_agent.encoders.clevrer_state import (
     read_scene,
     scene_states,
 )
+from cjepa_agent.encoders.kinds import Encoder
 from cjepa_agent.matching import best_assignment
 from cjepa_agent.reading.readout import fit_linear, fit_mlp
 from cjepa_agent.tensors import digest
-from cjepa_agent.world_model import Encoder, WorldModel
+from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, split_of
 from envs.clevrer.physics import VISIBLE_FRAMES, Trajectory
 from envs.clevrer.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.encoders.autoencoder import RECIPE
 from cjepa_agent.encoders.base import prepare_frames
+from cjepa_agent.encoders.kinds import TrainedEncoderConfig
 from cjepa_agent.files import write_json
 from cjepa_agent.training.objectives import OBJECTIVES, Objective, SlotTrainingConfig
-from cjepa_agent.world_model import TrainedEncoderConfig
 
 VALIDATION_EPISODES, VALIDATION_CLIPS, VALIDATION_BATCH = 20, 128, 16
 

@@ -19,13 +19,13 @@ from cjepa_agent.encoders.base import (
     at_points,
     grid_coordinates,
 )
+from cjepa_agent.encoders.kinds import TrainedEncoderConfig
 from cjepa_agent.encoders.patches import PatchDecoder, PatchEncoder
 from cjepa_agent.encoders.slot_attention import SlotEncoder
 from cjepa_agent.encoders.still_camera import LEAST_CONTRAST, StillCameraDecoder, StillCameraEncoder
 from cjepa_agent.encoders.stosavi import BroadcastDecoder, StoSAViEncoder
 from cjepa_agent.encoders.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
 from cjepa_agent.predictors.losses import mean_square
-from cjepa_agent.world_model import TrainedEncoderConfig
 
 BLOB = 9  # px, window over which "stands out" is evened out
 FAINT = 0.4  # summed colour difference (0..3) below which a pixel does not stand out, such as the thin walls

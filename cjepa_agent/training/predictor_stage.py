@@ -17,15 +17,17 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.slot_data import SlotWindows
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import POSITION_DIM, centroid_of
+from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import MaskedPredictor
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.losses import LossSettings, mean_square, saturated
 from cjepa_agent.predictors.masking import MaskConfig, sample_mask
 from cjepa_agent.training.ctt import CTTConfig, ctt_terms
 from cjepa_agent.training.image_loss import Pixels, PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig
-from cjepa_agent.world_model import AnyPredictorConfig, EncoderConfig, WorldModel, WorldModelConfig
+from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior
 
 FIT_ROWS, FIT_NUMBERS = 20000, 2**25  # most rows, and numbers of slots in them, that normalisation is fitted on

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cjepa_agent.evaluation.results import share_of
+from cjepa_agent.intervals import share_of
 from cjepa_agent.vqa.submission import Graded
 from envs.clevrer.questions.files import TYPES
 
