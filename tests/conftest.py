@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,17 @@ def installation() -> None:
         metadata.distribution("cjepa-agent")
     except metadata.PackageNotFoundError:
         pytest.skip("cjepa-agent is not installed: pip install -e .")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Products as small as in tests take a fraction of the time that a second thread takes to join in."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

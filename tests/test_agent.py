@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,20 +23,14 @@ from cjepa_agent.world_model import WorldModel
 from envs.pusht import PushTEnv
 from planners import CEMConfig, GradientConfig, ICEMConfig, MPPIConfig, RandomShootingConfig, RecedingHorizon
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KEYS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
 OPEN_LOOP = replace(SETTINGS, receding=RecedingHorizon(horizon=2, replan_every=2))
 WITH_HISTORY = replace(SETTINGS, context=3)
 DESCENDING = replace(SETTINGS, method="icem+gradient", icem=ICEMConfig(8, 2, 3), gradient=GradientConfig(2, 3))
 
 SPLIT = replace(SETTINGS, candidates_per_call=4, precision="bfloat16")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def agent(settings: PlannerSettings = SETTINGS, **arguments: Any) -> CJEPAAgent:

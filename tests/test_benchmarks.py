@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,8 @@ from cjepa_agent.matching import match_slots
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
 from planners import CEMConfig, RecedingHorizon
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 MATCHED = ObjectiveSettings(matching=True)
 TINY = PlannerSettings(cem=CEMConfig(n_samples=6, n_iterations=3, n_elites=3), receding=RecedingHorizon(3, 3))
@@ -39,14 +40,6 @@ needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is 
 def any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """To measure the machine's takes longer than all the rest."""
     monkeypatch.setattr(contest, "matmul_rate", lambda device, dtype: 1e11)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.mark.parametrize("reencode", [False, True])

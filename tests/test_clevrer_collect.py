@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 
 from cjepa_agent.collecting import collection as module
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
@@ -200,19 +199,14 @@ def test_the_largest_data_set_has_the_released_splits() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cjepa_agent.collect", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
     out = tmp_path / "clevrer"
-    done = run("env=clevrer", "videos=3", "width=16", "height=16", f"out={out}")
-    assert done.returncode == 0, done.stderr
+    done = run("cjepa_agent.collect", "env=clevrer", "videos=3", "width=16", "height=16", f"out={out}")
     assert "3 videos (1 train, 1 validation, 1 test), 384 frames" in done.stdout
     assert re.search(r"train: \d+ questions about 1 videos", done.stdout)
     assert "collecting: 100%" in done.stderr
     assert Dataset(out).video(10000).shape == (128, 16, 16, 3)
-    refused = run("env=clevrer", "videos=1")
-    assert (refused.returncode, refused.stderr) == (2, "ValueError: videos must be at least 3, got 1\n")
+    refused = run("cjepa_agent.collect", "env=clevrer", "videos=1", expect=2)
+    assert refused.stderr == "ValueError: videos must be at least 3, got 1\n"
     assert run("videos=3").returncode != 0  # no key of Push-T
     assert "videos=1000" in run("--help").stdout
 

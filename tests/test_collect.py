@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from commands import run
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -271,22 +270,22 @@ def test_unknown_algorithms_are_refused() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cjepa_agent.collect", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100)
-
-    settings = (f"out={tmp_path / 'a.h5'}", "episodes=4", "steps=3", "image_size=16", "workers=2")
+    settings = (
+        "cjepa_agent.collect",
+        f"out={tmp_path / 'a.h5'}",
+        "episodes=4",
+        "steps=3",
+        "image_size=16",
+        "workers=2",
+    )
     first = run(*settings)
-    assert first.returncode == 0, first.stderr
     assert "4 episodes (2 train, 1 validation, 1 test), 12 frames" in first.stdout
     assert "collecting: 100%" in first.stderr
     assert len(EpisodeFile(tmp_path / "a.h5")) == 4
     again = run(*settings)
-    assert (again.returncode, "complete already" in again.stdout) == (0, True)
-    refused = run(*settings, "policy=random")
-    assert refused.returncode == 2
+    assert "complete already" in again.stdout
+    refused = run(*settings, "policy=random", expect=2)
     assert refused.stderr.startswith("FileExistsError: ")
     assert len(refused.stderr.splitlines()) == 1
-    unknown = run("episods=4")
-    assert unknown.returncode != 0
-    assert "image_size=64" in run("--help").stdout
+    assert "episods" in run("cjepa_agent.collect", "episods=4", expect=1).stderr
+    assert "image_size=64" in run("cjepa_agent.collect", "--help").stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run as run_command
 from foreign_files import DIM, Tensors, embedders, module_of, predictor, stosavi, videosaur, world_model
 from numpy.typing import NDArray
 
@@ -359,16 +359,10 @@ def test_the_released_architecture_trains_on_pusht(tmp_path: Path) -> None:
     run(tmp_path / "pusht_expert_action_meta.pkl", tmp_path / "meta")
 
     def train(*more: str, expect: int = 0) -> str:
-        root = Path(__file__).resolve().parents[1]
         arguments = ["predictor=released", "dynamics=released", "trainer=released", "mask.kind=fixed", "mask.count=1"]
         arguments += ["data=meta/episodes.h5", "slots=slots", "trainer.steps=2", "trainer.batch=4"]
         arguments += ["trainer.precision=32-true", f"predictor.width={DIM}", "predictor.heads=4", "predictor.mlp=48"]
-        done = subprocess.run(
-            [sys.executable, "-m", "cjepa_agent.train", *arguments, *more], cwd=tmp_path, capture_output=True,
-            text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == expect, done.stderr[-2000:]
-        return done.stderr
+        return run_command("cjepa_agent.train", *arguments, *more, folder=tmp_path, expect=expect).stderr
 
     train("predictor.depth=2", "init=weights", "out=tuned", "trainer.lr=1e-12", "trainer.weight_decay=0")
     start = Checkpoint.from_pretrained(tmp_path / "weights").model.state_dict()
@@ -419,10 +413,7 @@ def test_normalisation_of_other_columns_is_refused(tmp_path: Path, columns: tupl
 
 def test_command(tmp_path: Path) -> None:
     (tmp_path / "a (1), b=c.pkl").write_bytes(pickle.dumps(slots()))
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cjepa_agent.convert", "a (1), b=c.pkl", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "slots of 6 videos" in done.stdout, done.stderr
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 2 and again.stderr.startswith("FileExistsError") and again.stderr.count("\n") == 1
+    command = ("cjepa_agent.convert", "a (1), b=c.pkl", "out")
+    assert "slots of 6 videos" in run_command(*command, folder=tmp_path).stdout
+    again = run_command(*command, folder=tmp_path, expect=2)
+    assert again.stderr.startswith("FileExistsError") and again.stderr.count("\n") == 1

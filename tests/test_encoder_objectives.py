@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from commands import run
 from moving_episodes import write_moving_episodes
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -246,15 +244,6 @@ def test_kinds_have_the_sizes_of_what_they_are_for() -> None:
     assert {name: tensor.shape for name, tensor in small.items()} == {name: t.shape for name, t in patches.items()}
 
 
-def run(folder: Path, *arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = str(Path(__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -265,8 +254,9 @@ def run(folder: Path, *arguments: str) -> None:
 def test_push_t_from_frames_to_a_world_model(data: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """By the command in mixed precision, which is the default."""
     run(
-        tmp_path, "cjepa_agent.train", "stage=encoder", *arguments, "trainer=encoder", f"data={data}", "out=encoder",
+        "cjepa_agent.train", "stage=encoder", *arguments, "trainer=encoder", f"data={data}", "out=encoder",
         "trainer.steps=2", "trainer.batch=2", "trainer.accelerator=cpu", "slot_training.clip=2",
+        folder=tmp_path,
     )  # fmt: skip
     extract(ExtractConfig(data, tmp_path / "encoder", tmp_path / "slots", stride=5))
     dynamics = DynamicsTrainingConfig(windows=4, rollout_from=0.5, rollout_batch=2, rollout_blocks=2)

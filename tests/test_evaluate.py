@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from tiny_model import SETTINGS, tiny_checkpoint
 
 from cjepa_agent.data.episodes import EpisodeFile, split_episodes, write_episodes
@@ -159,6 +157,7 @@ def test_masks_are_coloured_by_slot() -> None:
 
 
 TINY = [
+    "weights=weights",
     "planner.method=cem",
     "planner.cem.n_samples=6",
     "planner.cem.n_iterations=2",
@@ -167,18 +166,9 @@ TINY = [
 ]
 
 
-def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[1]
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cjepa_agent.evaluate", f"weights={folder / 'weights'}", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_planning_command(tmp_path: Path) -> None:
     tiny_checkpoint().save_pretrained(tmp_path / "weights")
-    done = evaluate(tmp_path, *TINY, "episodes=3", "budget=7", "oracle_episodes=1")
-    assert done.returncode == 0, done.stderr
+    done = run("cjepa_agent.evaluate", *TINY, "episodes=3", "budget=7", "oracle_episodes=1", folder=tmp_path)
     report = json.loads((tmp_path / "results/pusht_planning.json").read_text())
     assert [(row["rule"], row["controller"], row["episodes"]) for row in report["rows"]] == [
         (rule, controller, n)
@@ -205,8 +195,7 @@ def test_planning_command(tmp_path: Path) -> None:
 
 def test_coverage_command(tmp_path: Path) -> None:
     tiny_checkpoint().save_pretrained(tmp_path / "weights")
-    done = evaluate(tmp_path, *TINY, "task=coverage", "episodes=2", "budget=6")
-    assert done.returncode == 0, done.stderr
+    done = run("cjepa_agent.evaluate", *TINY, "task=coverage", "episodes=2", "budget=6", folder=tmp_path)
     report = json.loads((tmp_path / "results/pusht_coverage.json").read_text())
     assert [row["controller"] for row in report["rows"]] == ["no-op", "random", "C-JEPA"]
     assert all(0 <= row["max_coverage"] <= 1 for row in report["rows"])
@@ -215,8 +204,8 @@ def test_coverage_command(tmp_path: Path) -> None:
 
 
 def test_user_errors_are_one_line(tmp_path: Path) -> None:
-    done = evaluate(tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "neither a checkpoint folder" in done.stderr
+    done = run("cjepa_agent.evaluate", f"weights={tmp_path / 'none'}", folder=tmp_path, expect=2)
+    assert done.stderr.count("\n") == 1 and "neither a checkpoint folder" in done.stderr
 
 
 def test_records_do_not_tell_the_folders_of_a_machine(tmp_path: Path) -> None:

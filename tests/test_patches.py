@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from moving_episodes import write_moving_episodes
 from omegaconf import OmegaConf
 from tiny_model import SETTINGS
@@ -204,23 +202,14 @@ def test_dinov2_stays_as_it_is_while_its_decoder_learns(data: Path, monkeypatch:
         stage(data, replace(TINY, weights="some/dinov2"))
 
 
-def run(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = str(Path(__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, done.stderr[-2000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def checkpoint(data: Path) -> Path:
     """A checkpoint that the commands made."""
     sizes = [f"encoder.{name}={value}" for name, value in asdict(TINY).items() if name not in ("kind", "positions")]
     run(
-        data, "cjepa_agent.train", "stage=encoder", "encoder=patches", "trainer=encoder", "data=data.h5", "out=encoder",
+        "cjepa_agent.train", "stage=encoder", "encoder=patches", "trainer=encoder", "data=data.h5", "out=encoder",
         "trainer.steps=2", "trainer.batch=2", "trainer.precision=32-true", *sizes,
+        folder=data,
     )  # fmt: skip
     extract(ExtractConfig(data / "data.h5", data / "encoder", data / "tokens", stride=5))
     dynamics = DynamicsTrainingConfig(windows=4, rollout_from=0.5, rollout_batch=2)
@@ -277,9 +266,9 @@ def test_evaluation_asks_for_an_objective_that_patches_have(checkpoint: Path, da
             EvaluateConfig(weights=str(checkpoint), rules=("strict",), seeds=(0,), manifests=str(data), episodes=1)
         )
     run(
-        data, "cjepa_agent.evaluate", "weights=run/checkpoint", "objectives=all", "rules=[strict]", "manifests=.",
+        "cjepa_agent.evaluate", "weights=run/checkpoint", "objectives=all", "rules=[strict]", "manifests=.",
         "seeds=[0]", "episodes=1", "budget=5", "videos=1", "baselines=false", "oracle_episodes=0", "planner=default",
-        "planner.cem.n_samples=4", "planner.cem.n_elites=2", "planner.cem.n_iterations=1",
+        "planner.cem.n_samples=4", "planner.cem.n_elites=2", "planner.cem.n_iterations=1", folder=data,
     )  # fmt: skip
     (row,) = json.loads((data / "results/pusht_planning.json").read_text())["rows"]
     assert row["controller"] == "DINO-WM" and row["planning_target"] == "all slots + 1 proprio, last step"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from planners import (
 )
 from planners.noise import colour, truncate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WILLIAMS = MPPIConfig(100, 8, 100, init_std=0.3, min_std=0.0, temperature=0.02, normalise=False, refit_std=False)
 STOPPING = CEMConfig(40, 12, 8, noise_beta=1.5, keep_elites=0.5, decay=1.2, bounds="truncate", tolerance=0.25)
 PLANNERS: dict[str, Callable[[Any, ActionPrior], Planner[Any, Any]]] = {
@@ -49,14 +51,6 @@ PLANNERS: dict[str, Callable[[Any, ActionPrior], Planner[Any, Any]]] = {
     ),
 }
 every_planner = pytest.mark.parametrize("name", PLANNERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 class Recorder:

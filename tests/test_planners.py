@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,18 +16,11 @@ import planners
 from planners import CEM, ActionPrior, CEMConfig, PlanResult, in_chunks
 from planners.shooting import ordered_sum
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = CEMConfig(n_samples=60, n_iterations=5, n_elites=8)
 THOROUGH = CEMConfig(n_samples=200, n_iterations=30, n_elites=20)
 PATIENT = CEMConfig(n_samples=600, n_iterations=40, n_elites=60)  # for optima along directions of no single axis
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Products this small take a fraction of the time that a second thread takes to join in."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 # --- CEM finds optima -------------------------------------------------------------------------------------------------

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from foreign_files import module_of, world_model
 
 from cjepa_agent.convert import ConvertConfig, convert
@@ -60,13 +58,9 @@ def test_command_on_a_converted_checkpoint(data: EpisodeFile, tmp_path: Path) ->
     torch.manual_seed(0)
     torch.save(module_of(world_model()), tmp_path / "object.ckpt")
     convert(ConvertConfig(str(tmp_path / "object.ckpt"), str(tmp_path / "weights"), data=str(data.path), heads=4))
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     arguments = ["task=released", "weights=weights", "data=data.h5", "planner=full", "planner.cem.n_samples=4"]
     arguments += ["planner.cem.n_iterations=2", "planner.cem.n_elites=2", "episodes=2", "budget=6", "videos=0"]
-    command = [sys.executable, "-m", "cjepa_agent.evaluate", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = run("cjepa_agent.evaluate", *arguments, folder=tmp_path)
     assert all(flaw in done.stdout for flaw in FLAWS) and "already solved: " in done.stdout
     assert "set planner=full" in done.stdout and "other seeds, episodes or budget" in done.stdout
     report = json.loads((tmp_path / "results/pusht_released.json").read_text())

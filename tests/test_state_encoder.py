@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from tiny_model import SETTINGS
 
 from cjepa_agent.agent import CJEPAAgent
@@ -86,16 +84,6 @@ def test_states_that_do_not_fit_are_refused() -> None:
         StateEncoder().read(torch.zeros(3, 5))
 
 
-def run(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[1]
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, done.stderr[-2000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Episodes without pictures, their privileged slots, and a predictor trained on these by the commands."""
@@ -108,11 +96,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("state")
     write_episodes(folder / "data.h5", (episode() for _ in range(6)))
-    run(folder, "cjepa_agent.extract", "data=data.h5", "encoder=state", "out=slots")
+    run("cjepa_agent.extract", "data=data.h5", "encoder=state", "out=slots", folder=folder)
     run(
-        folder, "cjepa_agent.train", "data=data.h5", "slots=slots", "out=run", "predictor.depth=1",
+        "cjepa_agent.train", "data=data.h5", "slots=slots", "out=run", "predictor.depth=1",
         "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16", "dynamics.rollout_batch=4",
         "trainer.batch=8", "trainer.steps=3", "trainer.precision=32-true",
+        folder=folder,
     )  # fmt: skip
     return folder
 
@@ -152,9 +141,9 @@ def test_agent_needs_the_state_and_says_why(folder: Path) -> None:
 
 def test_evaluation_labels_the_row(folder: Path) -> None:
     done = run(
-        folder, "cjepa_agent.evaluate", "weights=run/checkpoint", "rules=[strict]", "episodes=2", "budget=6",
+        "cjepa_agent.evaluate", "weights=run/checkpoint", "rules=[strict]", "episodes=2", "budget=6",
         "oracle_episodes=0", "videos=1", "planner.method=cem", "planner.cem.n_samples=6", "planner.cem.n_iterations=2",
-        "planner.cem.n_elites=3",
+        "planner.cem.n_elites=3", folder=folder,
     )  # fmt: skip
     assert "strict  C-JEPA (privileged state)  " in done.stdout
     rows = json.loads((folder / "results/pusht_planning.json").read_text())["rows"]
@@ -173,5 +162,5 @@ def test_evaluation_labels_the_row(folder: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = run(folder, *arguments, expect=2)
+    done = run(*arguments, folder=folder, expect=2)
     assert message in done.stderr and done.stderr.count("\n") == 1

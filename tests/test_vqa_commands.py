@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from asked_videos import TINY, stage, write_asked_videos
+from commands import run
 from torch import Tensor
 
 from cjepa_agent.data.video_slots import META, VideoSlots
@@ -48,20 +46,12 @@ def intervened(data: Path) -> Path:
 def trained(data: Path, slots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights by the documented command."""
     out = tmp_path_factory.mktemp("run")
-    command(
-        "train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}", "aloe.layers=1",
+    run(
+        "cjepa_agent.train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}", "aloe.layers=1",
         "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2", "trainer.steps=2",
         "trainer.batch=4",
     )  # fmt: skip
     return out / "checkpoint"
-
-
-def command(name: str, *arguments: str, expect: int = 0) -> str:
-    line = [sys.executable, "-m", f"cjepa_agent.{name}", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600)
-    assert result.returncode == expect, result.stderr[-2000:]
-    return result.stdout + result.stderr
 
 
 def settings(trained: Path, data: Path, slots: Path, out: Path) -> EvaluateConfig:
@@ -71,8 +61,8 @@ def settings(trained: Path, data: Path, slots: Path, out: Path) -> EvaluateConfi
 
 
 def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
-    shown = command(
-        "evaluate", "task=vqa", f"weights={trained}", f"data={data}", f"slots={slots}", "split=validation",
+    done = run(
+        "cjepa_agent.evaluate", "task=vqa", f"weights={trained}", f"data={data}", f"slots={slots}", "split=validation",
         f"out={tmp_path}",
     )  # fmt: skip
     report = json.loads((tmp_path / "vqa.json").read_text())
@@ -81,7 +71,7 @@ def test_train_and_evaluate(trained: Path, data: Path, slots: Path, tmp_path: Pa
     whole = rows["type", "all", "question"]
     questions = [q for scene in Dataset(data).questions("validation").scenes for q in scene["questions"]]
     assert whole["number"] == len(questions) and whole["low"] <= whole["accuracy"] <= whole["high"]
-    assert f"{whole['accuracy']:.1f} %" in shown and whole["baseline"] is not None
+    assert f"{whole['accuracy']:.1f} %" in done.stdout and whole["baseline"] is not None
     with (tmp_path / "vqa.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == sum(len(question.get("choices", [0])) for question in questions)
