@@ -40,6 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WILLIAMS = MPPIConfig(100, 8, 100, init_std=0.3, min_std=0.0, temperature=0.02, normalise=False, refit_std=False)
 STOPPING = CEMConfig(40, 12, 8, noise_beta=1.5, keep_elites=0.5, decay=1.2, bounds="truncate", tolerance=0.25)
 PLANNERS: dict[str, Callable[[Any, ActionPrior], Planner[Any, Any]]] = {
+    "cem": lambda cost, prior: CEM(cost, prior, CEMConfig(80, 15, 10)),
     "icem": lambda cost, prior: ICEM(cost, prior, ICEMConfig(80, 15)),
     "mppi": lambda cost, prior: MPPI(cost, prior, MPPIConfig(100, 10, 30, min_std=0.0)),
     "mppi of Williams": lambda cost, prior: MPPI(cost, prior, WILLIAMS),
