@@ -48,8 +48,8 @@ def trained(data: Path, slots: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("run")
     run(
         "cjepa_agent.train", "stage=vqa", "trainer=vqa", f"data={data}", f"slots={slots}", f"out={out}",
-        "aloe.layers=1", "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2", "trainer.steps=2",
-        "trainer.batch=4",
+        "aloe.layers=1", "aloe.width=16", "aloe.heads=2", "aloe.mlp=16", "aloe.frames=4", "aloe.tubelet=2",
+        "trainer.steps=2", "trainer.batch=4",
     )  # fmt: skip
     return out / "checkpoint"
 
