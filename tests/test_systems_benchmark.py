@@ -24,7 +24,7 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.patches import PatchConfig
-from cjepa_agent.evaluation import results
+from cjepa_agent import intervals
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.files import write_json
 from cjepa_agent.manifest import draw
@@ -162,19 +162,19 @@ def test_equal_seconds_take_paces_measured_side_by_side(
 
 def test_paired_intervals_do_not_depend_on_how_much_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = np.random.default_rng(1).integers(0, 2, (2, 90))
-    whole = results.paired_difference(own, other, 3)
-    monkeypatch.setattr(results, "DRAWN_AT_ONCE", 1000)
-    assert results.paired_difference(own, other, 3) == whole and whole["low"] < whole["mean"] < whole["high"]
+    whole = intervals.paired_difference(own, other, 3)
+    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 1000)
+    assert intervals.paired_difference(own, other, 3) == whole and whole["low"] < whole["mean"] < whole["high"]
 
 
 def test_paired_intervals_draw_whole_scenes() -> None:
     own, other = np.random.default_rng(1).integers(0, 2, (2, 90))
     scenes = np.random.default_rng(2).permutation(90)
-    once = results.paired_difference(own, other, 3, scenes.tolist())
+    once = intervals.paired_difference(own, other, 3, scenes.tolist())
     repeated = [np.tile(each, 7) for each in (own, other)]
-    seven_times = results.paired_difference(*repeated, 3, np.tile(scenes, 7).tolist())
+    seven_times = intervals.paired_difference(*repeated, 3, np.tile(scenes, 7).tolist())
     assert seven_times == pytest.approx({**once, "number": 630})  # the same seven times tells no more
-    independent = results.paired_difference(*repeated, 3)
+    independent = intervals.paired_difference(*repeated, 3)
     assert independent["high"] - independent["low"] < 0.5 * (once["high"] - once["low"])
 
 
