@@ -20,11 +20,11 @@ from benchmarks.predictors import ROLLED_WINDOWS, System, system
 from benchmarks.report import Report
 from benchmarks.systems import SystemsBenchmark
 from benchmarks.systems_page import contrasts
+from cjepa_agent import intervals
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.patches import PatchConfig
-from cjepa_agent import intervals
 from cjepa_agent.extract import STATE, ExtractConfig, extract
 from cjepa_agent.files import write_json
 from cjepa_agent.manifest import draw
