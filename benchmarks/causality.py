@@ -21,14 +21,7 @@ from benchmarks.causality_page import (
     trainings_table,
 )
 from benchmarks.predictors import UNMASKED_SYSTEM, check_slots, system
-from benchmarks.report import (
-    Report,
-    digest,
-    in_own_folder,
-    markdown_table,
-    require_trainings,
-    write_page,
-)
+from benchmarks.report import Report, digest, in_own_folder, markdown_table, require_trainings, write_page
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder

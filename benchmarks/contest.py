@@ -9,15 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contenders import (
-    Contender,
-    Ours,
-    Published,
-    Scenes,
-    StableWorldModel,
-    paper_network,
-    patch_network,
-)
+from benchmarks.contenders import Contender, Ours, Published, Scenes, StableWorldModel, paper_network, patch_network
 from benchmarks.measuring import Counts, matmul_rate, peak_bytes, reset_peak, seconds
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings

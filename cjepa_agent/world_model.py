@@ -8,15 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoders.base import (
-    VideoEncoder,
-    grid_coordinates,
-)
+from cjepa_agent.encoders.base import VideoEncoder, grid_coordinates
 from cjepa_agent.encoders.kinds import AnyEncoderConfig, EncoderConfig, encoder_config
-from cjepa_agent.encoders.patches import (
-    PatchConfig,
-    PatchTokenConfig,
-)
+from cjepa_agent.encoders.patches import PatchConfig, PatchTokenConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.base import Predictor
 from cjepa_agent.predictors.cjepa import PredictorConfig

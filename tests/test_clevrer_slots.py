@@ -20,12 +20,7 @@ from cjepa_agent.data.slot_data import VideoSlotData, open_slots
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import centroid_of, grid_coordinates
-from cjepa_agent.encoders.clevrer_state import (
-    CLEVRERStateDecoder,
-    CLEVRERStateEncoder,
-    read_scene,
-    scene_states,
-)
+from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, CLEVRERStateEncoder, read_scene, scene_states
 from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluation.rollout import position_errors, predicted_pairs
 from cjepa_agent.extract import ExtractConfig, extract

@@ -30,12 +30,7 @@ from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig
-from cjepa_agent.training.objectives import (
-    OBJECTIVES,
-    SlotTrainingConfig,
-    kernel_divergence,
-    temporal_similarity_loss,
-)
+from cjepa_agent.training.objectives import OBJECTIVES, SlotTrainingConfig, kernel_divergence, temporal_similarity_loss
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video

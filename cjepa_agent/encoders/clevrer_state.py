@@ -17,12 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cjepa_agent.encoders.base import (
-    POSITION_DIM,
-    POSITION_SCALES,
-    ColourDecoder,
-    fourier,
-)
+from cjepa_agent.encoders.base import POSITION_DIM, POSITION_SCALES, ColourDecoder, fourier
 from cjepa_agent.encoders.state import StateEncoding, appearance_basis
 from envs.clevrer.camera import FOCAL, HEIGHT, REFERENCE, WIDTH
 from envs.clevrer.physics import Trajectory

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from cjepa_agent.encoders.base import (
-    POSITION_DIM,
-    ColourDecoder,
-    VideoEncoder,
-)
+from cjepa_agent.encoders.base import POSITION_DIM, ColourDecoder, VideoEncoder
 from cjepa_agent.encoders.clevrer_state import CLEVRERStateDecoder, CLEVRERStateEncoder
 from cjepa_agent.encoders.given_slots import AbsentEncoder, GivenSlotsConfig
 from cjepa_agent.encoders.patches import (

@@ -15,13 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoders.base import (
-    CONFIG,
-    WEIGHTS,
-    FrameEncoder,
-    at_points,
-    prepare_frames,
-)
+from cjepa_agent.encoders.base import CONFIG, WEIGHTS, FrameEncoder, at_points, prepare_frames
 from cjepa_agent.encoders.dinov2 import SMALL, SMALL_WITH_REGISTERS, Backbone, DINOv2, pretrained
 from cjepa_agent.files import read_json
 from cjepa_agent.tensors import check_tensors, read_tensors

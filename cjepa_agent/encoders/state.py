@@ -13,13 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoders.base import (
-    POSITION_DIM,
-    POSITION_SCALES,
-    ColourDecoder,
-    centroid_of,
-    fourier,
-)
+from cjepa_agent.encoders.base import POSITION_DIM, POSITION_SCALES, ColourDecoder, centroid_of, fourier
 
 STATE_DIM = 7  # agent x, y, block x, y [px], block angle [rad], agent vx, vy [px/s]
 SLOTS = ("background", "goal", "block", "agent")  # the renderer's order, from back to front

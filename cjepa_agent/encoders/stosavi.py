@@ -8,12 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cjepa_agent.encoders.base import (
-    ColourDecoder,
-    VideoEncoder,
-    at_points,
-    prepare_frames,
-)
+from cjepa_agent.encoders.base import ColourDecoder, VideoEncoder, at_points, prepare_frames
 
 ATTENTION_EPS = 1e-6
 GROWTH = 8  # how much larger the decoder makes the grid that slots are broadcast to

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cjepa_agent.encoders.base import (
-    ColourDecoder,
-    VideoEncoder,
-    at_points,
-    prepare_frames,
-)
+from cjepa_agent.encoders.base import ColourDecoder, VideoEncoder, at_points, prepare_frames
 from cjepa_agent.encoders.dinov2 import SMALL, DINOv2
 from cjepa_agent.encoders.patches import pretrained_backbone
 

@@ -26,14 +26,7 @@ from cjepa_agent.vqa.checkpoint import CONFIG, find, load
 from cjepa_agent.vqa.data import CHOICES, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.vqa.scores import accuracies, confusion, table
-from cjepa_agent.vqa.submission import (
-    Graded,
-    grade,
-    has_answers,
-    majority_submission,
-    read_submission,
-    submission,
-)
+from cjepa_agent.vqa.submission import Graded, grade, has_answers, majority_submission, read_submission, submission
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions.files import TYPES, Json, QuestionFile
 from envs.clevrer.questions.vocabulary import ANSWER_VOCABULARY

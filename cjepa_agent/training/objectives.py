@@ -13,12 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
-from cjepa_agent.encoders.base import (
-    ColourDecoder,
-    VideoEncoder,
-    at_points,
-    grid_coordinates,
-)
+from cjepa_agent.encoders.base import ColourDecoder, VideoEncoder, at_points, grid_coordinates
 from cjepa_agent.encoders.kinds import TrainedEncoderConfig
 from cjepa_agent.encoders.patches import PatchDecoder, PatchEncoder
 from cjepa_agent.encoders.slot_attention import SlotEncoder
