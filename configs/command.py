@@ -51,8 +51,8 @@ def command(
         package: where the command's module lies.
 
     Returns:
-        A function without arguments for ``if __name__ == "__main__"``. User errors (ValueError, missing files)
-        are printed as one line and end the process with status 2.
+        A function without arguments for ``if __name__ == "__main__"``. Errors of a user (ValueError, missing
+        files) and killed workers are printed as one line and end the process with status 2.
     """
     register(name, schema)
 
@@ -60,7 +60,7 @@ def command(
     def compose(config: DictConfig) -> None:
         try:
             function(build(schema, config))
-        except (ValueError, FileNotFoundError, FileExistsError) as error:
+        except (ValueError, FileNotFoundError, FileExistsError, ChildProcessError) as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             sys.exit(2)
 

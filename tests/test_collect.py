@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,22 @@ def test_the_number_of_workers_changes_nothing(reference: PushTCollection, tmp_p
     config = replace(reference, out=tmp_path / "pusht.h5", workers=3)
     collect(config)
     assert same_columns(config.out, reference.out)
+
+
+def test_a_killed_worker_is_told_and_parts_are_kept(
+    reference: PushTCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(reference, out=tmp_path / "pusht.h5")
+    collect_shards(config, config.recipe())
+    config.shard_path(1).unlink()
+
+    def killed(*_: object) -> None:
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(module.ProcessPoolExecutor, "submit", killed)
+    with pytest.raises(ChildProcessError, match="for lack of memory; the same command continues"):
+        collect(config)
+    assert config.shard_path(0).is_file() and not config.out.exists()
 
 
 def test_a_killed_run_is_continued(

@@ -121,7 +121,7 @@ def collect(collection: Collection) -> None:
         FileExistsError: ``out`` or its parts were made otherwise.
         FileNotFoundError: something that the settings name is not there.
         ValueError: the settings cannot work, or ``out`` or a part is no episode file.
-        RuntimeError: a worker was killed.
+        ChildProcessError: a worker was killed.
     """
     recipe, began = collection.recipe(), time.monotonic()
     if collection.file.exists():
@@ -174,7 +174,9 @@ def collect_shards(collection: Collection, recipe: Mapping[str, Any]) -> None:
             for future in as_completed(pool.submit(_collect_shard, collection, shard) for shard in missing):
                 bar.update(future.result())
     except BrokenProcessPool as error:
-        raise RuntimeError("a worker was killed, perhaps for lack of memory; the same command continues") from error
+        raise ChildProcessError(
+            "a worker was killed, perhaps for lack of memory; the same command continues"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
