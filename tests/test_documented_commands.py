@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import ROOT, run
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
@@ -19,7 +18,6 @@ from benchmarks import causality, planners, planning, systems, training
 from cjepa_agent import CJEPAAgent, collect, convert, evaluate, extract, manifest, rollout, train
 from configs.command import build, help_text, register
 
-ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS: dict[str, Any] = {
     "benchmarks.causality": causality.CausalityBenchmark,
     "benchmarks.planners": planners.PlannersBenchmark,
@@ -92,8 +90,7 @@ def test_own_episodes_from_the_page_to_a_plan(tmp_path: Path, monkeypatch: pytes
         module, *arguments = shlex.split(line)
         if module in ("cjepa_agent.train", "cjepa_agent.extract"):
             few = ["trainer.steps=2", "trainer.batch=2", "trainer.warmup=1"] if module == "cjepa_agent.train" else []
-            done = subprocess.run([sys.executable, "-m", module, *arguments, *few])
-            assert done.returncode == 0
+            run(module, *arguments, *few)
     agent = CJEPAAgent.from_pretrained("own_model/checkpoint")
     frame, proprio = np.zeros((64, 64, 3), np.uint8), np.zeros(1, np.float32)
     seen = {"pixels": frame, "proprio": proprio, "goal_pixels": frame, "goal_proprio": proprio}

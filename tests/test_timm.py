@@ -129,6 +129,8 @@ class TestWithTimm:
             save_file(foreign, tmp_path / "model.safetensors")
             with pytest.raises(ValueError, match=r"(?s)these are not the weights of test_resnet: .*Missing key"):
                 config.pretrained()
+        with pytest.raises(ValueError, match="has no model 'no_such_model'"):
+            replace(config, model="no_such_model").pretrained()
         (tmp_path / "model.safetensors").write_bytes(b"<html>")
         with pytest.raises(ValueError, match=r"model\.safetensors is truncated or no safetensors file"):
             config.pretrained()

@@ -25,7 +25,6 @@ from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig, VideoSAURConfig
 Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
 Decoder = ColourDecoder | PatchDecoder
 
-
 PRIVILEGED = ("state", "clevrer_state")  # kinds of encoders that see what no camera shows
 
 

@@ -43,28 +43,28 @@ class TimmPatchConfig(PatchTokenConfig):
 
     def pretrained(self) -> TimmBackbone:
         """See ``PatchTokenConfig``."""
-        file = Path(self.weights) / "model.safetensors"
-        source = {} if self.weights == PUBLISHED else {"pretrained_cfg_overlay": self._of_file(file)}
+        source = {} if self.weights == PUBLISHED else {"pretrained_cfg_overlay": self._from_folder()}
         try:
             return TimmBackbone(self, pretrained=True, **source)
         except RuntimeError as error:
             raise ValueError(f"{self.weights}: these are not the weights of {self.model}: {error}") from error
         except OSError as error:
-            name = _timm().get_pretrained_cfg(self.model).hf_hub_id
+            name = _known(self.model).hf_hub_id
             raise FileNotFoundError(
                 f"the weights of {self.model} are neither in the cache nor can the Hugging Face Hub be reached; where "
                 f"it can, run `hf download {name} --local-dir {self.model}`, copy the folder here and set "
                 f"encoder.weights to its path ({error})"
             ) from error
 
-    def _of_file(self, file: Path) -> dict[str, Any]:
-        """What ``timm`` should take as its own description of the weights in a file, with or without a classifier."""
+    def _from_folder(self) -> dict[str, Any]:
+        """What ``timm`` should take as its own description of weights in a folder, with or without a classifier."""
+        file = Path(self.weights) / "model.safetensors"
         if not file.is_file():
             raise FileNotFoundError(
                 f"no file at {file}; encoder.weights is {PUBLISHED}, a folder with model.safetensors, or empty"
             )
         tensors = read_tensors(file)
-        named = _timm().get_pretrained_cfg(self.model).classifier or ()
+        named = _known(self.model).classifier or ()
         classifiers = (named,) if isinstance(named, str) else named
         has_one = any(f"{name}.weight" in tensors for name in classifiers)
         return {"state_dict": tensors, **({} if has_one else {"num_classes": 0})}
@@ -83,17 +83,10 @@ class TimmBackbone(Backbone):
 
     def __init__(self, config: TimmPatchConfig, **source: Any) -> None:
         super().__init__()
-        timm = _timm()
-        try:
-            known = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
-        except RuntimeError as error:
-            raise ValueError(
-                f"timm {timm.__version__} has no model {config.model!r}; timm.list_models() lists them ({error})"
-            ) from error
         # Vision transformers are built for one size of frames, convolutions take any.
-        sizes = {"img_size": config.image_size} if known.fixed_input_size else {}
+        sizes = {"img_size": config.image_size} if _known(config.model).fixed_input_size else {}
         # With its classifier, for timm overlooks missing and foreign tensors where the number of classes is another.
-        self.network = timm.create_model(config.model, **sizes, **source)
+        self.network = _timm().create_model(config.model, **sizes, **source)
         self.network.reset_classifier(0)
         self.patches = config.n_slots
         self.mean, self.deviation = self.network.default_cfg["mean"], self.network.default_cfg["std"]
@@ -113,6 +106,17 @@ class TimmBackbone(Backbone):
         if getattr(self.network, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
         return features.flatten(2).transpose(1, 2)
+
+
+def _known(model: str) -> Any:
+    """What ``timm`` knows of a model; raises ValueError if nothing."""
+    timm = _timm()
+    try:
+        return timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"timm {timm.__version__} has no model {model!r}; timm.list_models() lists them ({error})"
+        ) from error
 
 
 def _timm() -> ModuleType:
