@@ -123,7 +123,8 @@ def test_other_videos_than_those_learned_from_are_refused(
     write_json(learned / CONFIG, {**told, "training": {**told["training"], "intervened": {"0": made}}})
     for given in ("", str(intervened)):
         with pytest.raises(
-            ValueError, match=r"made by \{.*'checkpoint': 'one', 'remove': 'drop', 'downstream': True\}"
+            ValueError,
+            match=r"made by \{'frames': (None|180), 'checkpoint': 'one', 'remove': 'drop', 'downstream': True\}",
         ):
             task.run(replace(config, intervened=given))
     made = {"intervened": {"0": read_json(intervened / "without_0" / META)["identity"]}, "intervened_frames": 160}
