@@ -48,7 +48,7 @@ class PlanningBenchmark:
         weights: checkpoint: a folder, a Hub id, ``pusht`` for the bundled one, or ``paper`` for the paper's predictor
             with random weights.
         planner: how to plan; ``planner.method`` must be ``cem``. The latency is that of ``planner=fast``'s search.
-        objective: what plans are judged by.
+        objective: what plans are judged by; in ``task=latency`` they are by the agent's own.
         envs: episodes of an evaluation, which plan side by side.
         repeats: measured rounds, of which the fastest counts.
         ours, published, peer, patches: how much of each kind of row is measured.

@@ -10,9 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, which takes its place when the block ends without an error."""
+    """Yield a temporary path beside ``path``, which takes its place when the block ends without an error.
+
+    Processes that write the same file do not share it: the last one to end wins, whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
         os.replace(temporary, path)
