@@ -32,7 +32,7 @@ from cjepa_agent.training.objectives import SlotTrainingConfig, StillCameraObjec
 from envs.clevrer import sample_scene, simulate
 from envs.clevrer.render import CLEVRERRenderer
 
-TINY = StillCameraConfig(n_slots=4, slot_dim=32, image_size=32, width=16, decoder_width=16, far=5.0, near=5.0)
+TINY = StillCameraConfig(n_slots=4, slot_dim=32, image_size=32, width=16, decoder_width=16, far=10.0, near=10.0)
 BACKGROUND = np.tile(np.linspace(90, 150, 32).astype(np.uint8)[:, None, None], (1, 32, 3))
 COLOURS = [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
 
@@ -134,6 +134,20 @@ def test_round_trip(prepared: StillCameraObjective, tmp_path: Path) -> None:
     loaded = SlotAutoencoder.load(tmp_path)
     scene = torch.from_numpy(frame((6, 7), (24, 9)))[None]
     assert torch.equal(loaded.encoder.read(scene), prepared.encoder.read(scene))
+
+
+@torch.no_grad()
+def test_finer_frames_show_the_same_things(prepared: StillCameraObjective) -> None:
+    torch.manual_seed(0)
+    finer = replace(TINY, image_size=64).build()[0].eval()
+    finer.load_state_dict({**prepared.encoder.state_dict(), "background": finer.background}, strict=True)
+    finer.background.copy_(prepared.encoder.background.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    scene = frame((6, 7), (13, 9), (24, 25))
+    coarse = prepared.encoder.read(torch.from_numpy(scene)[None])
+    fine = finer.read(torch.from_numpy(scene.repeat(2, 0).repeat(2, 1))[None])
+    assert holding(coarse).all() and holding(fine).all()
+    apart = (centroid_of(fine)[0, 1:, None] - centroid_of(coarse)[0, None, 1:]).norm(dim=-1).min(1)
+    assert apart.values.max() < 2 / 16 and sorted(apart.indices.tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("wrong", [{"n_slots": 1}, {"image_size": 30}, {"slot_dim": 12}, {"far": 0.0}])

@@ -43,6 +43,7 @@ CLOSE = 0.3  # squared distance, 1 where another thing may be, in which two slot
 LEAST_SPREAD = 3e-4  # half frames squared: that of a cell of the grid
 PRESENT = 1.5  # squared norm of a place; that of a thing's is 2 POSITION_SCALES, of an empty slot's 0
 ABSENT = -1e4  # logit of what an empty slot takes
+FRAME = 64  # px, side of the frames that these numbers, and ``far`` and ``near``, were chosen on; others are scaled
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class StillCameraConfig:
         width: channels of CNN and attention.
         iterations: rounds of slot attention.
         decoder_width: channels of the decoder.
-        far: px, distance to the right or left at which a second thing may be found, at the top of the frame; above and
-            below it is ``TALL`` times as much.
+        far: px of a frame of 64 x 64, distance to the right or left at which a second thing may be found, at the top of
+            the frame; above and below it is ``TALL`` times as much.
         near: likewise at the bottom of the frame.
     """
 
@@ -175,7 +176,8 @@ class StillCameraEncoder(VideoEncoder):
         there, centre = holding(initial), centroid_of(initial)
         there[:, 0], centre[:, 0] = True, 0
         left = contrast.view(-1, 1, self.grid, self.grid)
-        for _ in range(2):  # a thing is most striking in its middle, not at a highlight
+        rounds = max(1, round(2 * (2 * self.grid / FRAME) ** 2))  # each adds to the variance of the blur
+        for _ in range(rounds):  # a thing is most striking in its middle, not at a highlight
             left = F.avg_pool2d(left, 3, 1, 1)
         outside = self._outside(centre, initial[..., POSITION_DIM : POSITION_DIM + EXTENT_DIM].exp())
         left = left.flatten(1) * torch.where(there.unsqueeze(-1), outside, 1)[:, 1:].prod(1)
@@ -199,7 +201,7 @@ class StillCameraEncoder(VideoEncoder):
         """Squared distances (B, N, P) of places (..., P, 2) from centres (B, N, 2), 1 where another thing may be."""
         config = self.config
         width = config.far + (config.near - config.far) * (centre[..., 1:] + 1) / 2
-        offset = (places.unsqueeze(-3) - centre.unsqueeze(2)) * config.image_size / 2 / width.unsqueeze(2)
+        offset = (places.unsqueeze(-3) - centre.unsqueeze(2)) * FRAME / 2 / width.unsqueeze(2)
         return offset[..., 0].square() + (offset[..., 1] / TALL).square()
 
     def _apart(self, centre: Tensor) -> Tensor:
@@ -234,7 +236,8 @@ class StillCameraEncoder(VideoEncoder):
         spread = (weights.unsqueeze(-1) * offset.square()).sum(2)
         tilt = (weights * offset.prod(-1)).sum(-1, keepdim=True)
         # How large it looks, and how low, tells how far away it is; the factors bring these numbers near 1.
-        shape = torch.cat([30 * spread, 30 * tilt, mass / 10, moved[..., 1:]], dim=-1)
+        cells = (FRAME / (2 * self.grid)) ** 2 * mass
+        shape = torch.cat([30 * spread, 30 * tilt, cells / 10, moved[..., 1:]], dim=-1)
         reads = weights @ values + self.shape(shape)
         width = slots.shape[-1]
         slots = self.update(reads.reshape(-1, width), slots.reshape(-1, width)).view_as(slots)
