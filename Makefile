@@ -19,7 +19,7 @@ help: ## List the commands
 	@echo '  Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  ARGS="arguments of the command"'
 
 demo: $(VENV)/.demo ## Plan Push-T from pixels with the bundled weights: table, videos and report
-	$(BIN)/python -m cjepa_agent.evaluate $(ARGS)
+	$(BIN)/python -m cjepa_agent.evaluate out=results/demo $(ARGS)
 
 # A process per core, which share no cores within PyTorch; fixtures are made once per file.
 test: $(VENV)/.test ## Run the tests

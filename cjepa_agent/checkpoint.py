@@ -46,8 +46,8 @@ PLANNING_USE = """```python
 import gymnasium as gym
 from cjepa_agent.agent import CJEPAAgent
 
-env = gym.make("PushT-v0")
-agent = CJEPAAgent.from_pretrained("<this folder or Hub id>")
+env = gym.make("PushT-v0", task="goal_state")
+agent = CJEPAAgent.from_pretrained("<this folder or Hub id>", objective="released")
 observation, _ = env.reset(seed=0)
 action, _ = agent.predict(observation)
 ```"""

@@ -12,7 +12,8 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
@@ -23,7 +24,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 T = TypeVar("T")
-STRICT = dacite.Config(strict=True, cast=[float, Path, tuple])
+STRICT = dacite.Config(strict=True, cast=[float, Path])
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,20 @@ def _plain_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _with_tuples(value: Any) -> Any:
+    """Values from Hydra, which knows lists, as dataclasses have them."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
 def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
     """The dataclass ``schema``, or the chosen one, filled from a composed configuration.
 
     Raises:
         ValueError: unknown or missing keys, values of the wrong type or out of range.
     """
-    values: Any = OmegaConf.to_container(config, resolve=True)
+    values: Any = _with_tuples(OmegaConf.to_container(config, resolve=True))
     if isinstance(schema, Variants):
         schema = schema.schemas[values.pop(schema.key)]
     hooks: dict[type[Any], Callable[[Any], Any]] = {
@@ -151,6 +159,13 @@ def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
     }
     try:
         return dacite.from_dict(schema, values, dataclasses.replace(STRICT, type_hooks=hooks))
+    except dacite.WrongTypeError as error:
+        key = str(error.field_path)
+        given = reduce(getitem, key.split("."), values)
+        wanted = getattr(error.field_type, "__name__", error.field_type)
+        if "tuple" in str(error.field_type) and not isinstance(given, tuple):
+            wanted = f"a list, such as {key}=[{given}]"
+        raise ValueError(f"configuration: {key} is {given!r}; expected {wanted}") from error
     except dacite.DaciteError as error:
         raise ValueError(f"configuration: {error}") from error
 
