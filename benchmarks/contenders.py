@@ -143,14 +143,16 @@ class Published:
             self._encoded = (scene, *copies.select(slice(1)).encode(self.model))
         _, start, goal_latent = self._encoded
         window, taken = start.history.repeat(len(candidates)), start.taken.repeat(len(candidates), 1, 1)
+        frames = self.model.config.predictor.history if self.model.predictor.grows else window.proprio.shape[1]
         steps = []
         for block in candidates.split(1, dim=1):
             predicted = self.model.rollout(window, taken, block.unsqueeze(1)).select((slice(None), 0))
             order = match_on_host(predicted.slots[:, 0], window.slots[:, -1])
             slots = predicted.slots.take_along_dim(order[:, None, :, None], dim=2)
             steps.append(Latent(slots, predicted.proprio))
-            window = Latent.cat([window, steps[-1]], dim=1).select((slice(None), slice(1, None)))
-            taken = torch.cat([taken, block], dim=1)[:, 1:]
+            window = Latent.cat([window, steps[-1]], dim=1).select((slice(None), slice(-frames, None)))
+            taken = torch.cat([taken, block], dim=1)
+            taken = taken[:, taken.shape[1] + 1 - window.proprio.shape[1] :]
         path = Latent.cat(steps, dim=1)
         return self.objective(path.slots[None], path.proprio[None], goal_latent.slots, goal_latent.proprio)
 

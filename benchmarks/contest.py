@@ -159,14 +159,20 @@ class Contest:
         iterations = min(effort.iterations or search.n_iterations, search.n_iterations)
         samples = min(effort.samples or search.n_samples, search.n_samples)
         share = search.n_samples / samples
+        if search.decay > 1 and (iterations, samples) != (search.n_iterations, search.n_samples):
+            raise ValueError(
+                f"{name} searches with fewer candidates each round, of which a part tells nothing of the whole; leave "
+                "iterations and samples of its effort empty"
+            )
         contender = entry.make(entry.checkpoint, limited(settings, samples, iterations), self.objective, self.device)
-        self._solve(contender, 1, horizons[0])  # warms up
+        self._warm_up(contender, settings, envs, horizons)
         reset_peak(self.device)
         spent = {h: self._fastest(contender, envs, h) / envs for h in set(horizons)}
         peak = peak_bytes(self.device)
         if iterations < search.n_iterations:
             twice = limited(settings, samples, 2 * iterations)
             longer = entry.make(entry.checkpoint, twice, self.objective, self.device)
+            self._warm_up(longer, settings, envs, horizons)
             for h, first in spent.items():
                 second = self._fastest(longer, envs, h) / envs
                 spent[h] = extrapolated(first, second, share * search.n_iterations / iterations)
@@ -186,6 +192,14 @@ class Contest:
             peak_bytes=peak,
             transfers=counts.transfers if self.device.type == "cuda" else None,
         )
+
+    def _warm_up(self, contender: Contender, settings: PlannerSettings, envs: int, horizons: Sequence[int]) -> None:
+        """One solve, or of compiled kernels all that will be measured: each horizon is compiled for itself."""
+        if settings.compile == "off":
+            self._solve(contender, 1, horizons[0])
+            return
+        for horizon in set(horizons):
+            self._solve(contender, envs, horizon)
 
     def _fastest(self, contender: Contender, envs: int, horizon: int) -> float:
         return min(seconds(lambda: self._solve(contender, envs, horizon), self.device) for _ in range(self.repeats))

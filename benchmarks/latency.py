@@ -51,8 +51,8 @@ def measure_latency(
     env = make_env(task="goal_state")
     observation: Mapping[str, Any] = {}
     spent: list[float] = []
-    for replan in range(-1, latency.replans):  # the first warms up
-        if replan % latency.episode_blocks == 0 or replan < 0:
+    for replan in range(-latency.episode_blocks, latency.replans):  # the first episode warms up all horizons
+        if replan % latency.episode_blocks == 0:
             observation, _ = env.reset(seed=seed + max(replan, 0))
             agent.reset()
         for step in range(settings.action_block):

@@ -21,6 +21,7 @@ from cjepa_agent.files import write_json
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.provenance import provenance, settings_record
+from cjepa_agent.tensors import require_device
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.loop import Run, TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsLoss, DynamicsTrainingConfig
@@ -161,6 +162,7 @@ def measure(config: WorldModelConfig, batch: int, repeats: int, device: torch.de
 
 def run(config: TrainingBenchmark) -> None:
     """Measure all rows and write and print them."""
+    require_device(config.device)
     device = torch.device(config.device)
     rows = {name: measure(*row, config.repeats, device, config.seed) for name, row in config.rows().items()}
     path = Path(config.out) / "benchmark_training.json"

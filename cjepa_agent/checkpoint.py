@@ -213,8 +213,11 @@ def model_card(config: Mapping[str, Any]) -> str:
     what, parts, centred = "An object-centric world model", "object slots", ", object-centric"
     if isinstance(encoder, PatchTokenConfig):
         what, parts, centred = "A world model of patches", "patch tokens", ""
-    frames = "none: the encoder is not in this folder"
-    if not isinstance(encoder, GivenSlotsConfig):
+    if isinstance(encoder, GivenSlotsConfig):
+        frames = "none: the encoder is not in this folder"
+    elif encoder.kind in PRIVILEGED:
+        frames = "none: the encoder reads the true state"
+    else:
         frames = f"{encoder.image_size} x {encoder.image_size} px; other sizes are resized"
     # What a reader must not miss: such a model scores higher than any that looks at pixels.
     privileged = PRIVILEGED_CARD if encoder.kind in PRIVILEGED else ""

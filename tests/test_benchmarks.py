@@ -26,6 +26,7 @@ from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import draw
 from cjepa_agent.matching import match_slots
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from planners import CEMConfig, RecedingHorizon
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,6 +64,28 @@ def test_the_published_way_costs_the_same_candidates_alike(reencode: bool, objec
     assert not torch.equal(order, torch.arange(3).expand_as(order))
     assert expected.std() > 0.01
     torch.testing.assert_close(published.solve(scenes, 3, [0, 1]), ours.solve(scenes, 3, [0, 1]), rtol=1e-3, atol=1e-4)
+
+
+def test_the_published_way_lets_a_history_grow_as_ours_does() -> None:
+    predictor = SlotFormerConfig(depth=1, width=16, heads=2, mlp=16, history=3)
+    checkpoint, scenes = tiny_checkpoint(predictor=predictor), Scenes.make(1, seed=0)
+    assert checkpoint.model.predictor.grows
+    for name, weight in checkpoint.model.predictor.named_parameters():
+        if "head" in name:  # they begin at zero, which foretells what is seen
+            torch.nn.init.normal_(weight)
+    ours, published = (kind(checkpoint, TINY, MATCHED, CPU) for kind in (Ours, Published))
+    actions = torch.rand(1, 5, 4, 10, generator=torch.Generator().manual_seed(0)) - 0.5
+    with torch.no_grad():
+        expected = ours.planner.cost(*scenes.encode(ours.model), actions)
+        torch.testing.assert_close(published.cost(scenes, None, actions), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_a_shrinking_search_tells_nothing_of_the_whole() -> None:
+    settings = PlannerSettings.preset("fast")
+    entry = Entry(Ours, tiny_checkpoint(), settings, Effort(iterations=1))
+    contest = Contest({"fast": entry}, MATCHED, CPU, envs=1, episode_blocks=2, repeats=1, seed=0)
+    with pytest.raises(ValueError, match="fast searches with fewer candidates each round"):
+        contest.row("fast")
 
 
 def test_matching_on_the_host_is_the_matching_on_the_device() -> None:

@@ -13,7 +13,9 @@ from foreign_files import module_of, world_model
 
 from cjepa_agent.convert import ConvertConfig, convert
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
+from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.released import FLAWS, GOAL_OFFSET, RecordedScenes, draw_starts
+from cjepa_agent.evaluation.released import run as score
 
 LENGTHS = (20, 40, 26, 25, 60)
 
@@ -52,6 +54,15 @@ def test_the_files_pictures_are_shown_first(data: EpisodeFile) -> None:
     assert np.array_equal(observation["pixels"], pixels[0]) and np.array_equal(observation["goal_pixels"], pixels[24])
     observation = env.step(np.zeros(2, np.float32))[0]
     assert np.array_equal(observation["goal_pixels"], pixels[24]) and observation["pixels"].std() < pixels[0].std()
+
+
+def test_a_file_of_another_arena_is_refused(data: EpisodeFile, tmp_path: Path) -> None:
+    columns = ("state", "pixels", "action", "proprio")
+    episodes = [{name: data.read(name, episode) for name in columns} for episode in range(len(LENGTHS))]
+    write_episodes(tmp_path / "centred.h5", [{**own, "state": own["state"] - 1000} for own in episodes])
+    config = EvaluateConfig("released", data=str(tmp_path / "centred.h5"), episodes=2, out=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="all 6 starts or goals .* lie outside the arena"):
+        score(config)
 
 
 def test_command_on_a_converted_checkpoint(data: EpisodeFile, tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def test_checkpoint_round_trip(folder: Path, tmp_path: Path) -> None:
     first.save_pretrained(tmp_path)
     again, scene = Checkpoint.from_pretrained(tmp_path), (states(3), torch.zeros(3, 4))
     assert all(map(torch.equal, first.model.encode(*scene), again.model.encode(*scene)))
-    assert "**Privileged" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "**Privileged" in card and "| frames | none: the encoder reads the true state |" in card
 
 
 def test_agent_needs_the_state_and_says_why(folder: Path) -> None:

@@ -34,7 +34,7 @@ from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
 from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
-from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles
+from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles, fitted_world_model
 
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
 TINY_PREDICTOR = ["predictor.depth=1", "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16"]
@@ -122,6 +122,36 @@ def test_an_extraction_goes_on_where_it_ended(data: Path, slots: Path, tmp_path:
     extract(replace(begun, episodes=0))
     assert (np.load(begun.out / "slots.npy")[:80] == 7).all(), "episodes that were done are not done again"
     np.testing.assert_array_equal(np.load(begun.out / "slots.npy")[80:], np.load(slots / "slots.npy")[80:])
+
+
+def test_an_encoder_is_not_trained_on_with_other_frames_of_that_name(data: Path, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+    write_episodes(tmp_path / data.name, [{"pixels": frames, "action": np.zeros((40, 2), np.float32)}] * 6)
+    common = [
+        "stage=encoder",
+        "trainer=encoder",
+        f"out={tmp_path / 'run'}",
+        *SMALL,
+        "trainer.steps=2",
+        "trainer.batch=2",
+    ]
+    run("cjepa_agent.train", f"data={data}", *common)
+    refused = run("cjepa_agent.train", f"data={tmp_path / data.name}", *common, expect=2)
+    assert "holds a training with" in refused.stderr and "content=" in refused.stderr
+
+
+def test_actions_that_plans_cannot_reach_are_refused(data: Path, slots: Path) -> None:
+    far = SlotData(EpisodeFile(data), slots)
+    far.actions = 300 + 100 * far.actions
+    encoder = SlotAutoencoder.load(slots)
+    with pytest.raises(ValueError, match="more than half of its actions outside of -1 to 1"):
+        fitted_world_model(far, encoder, PredictorConfig(depth=1, width=32, mlp=32), DynamicsTrainingConfig(), seed=0)
+
+
+@pytest.mark.parametrize("name", ["saturation", "image_weight", "rollout_weight", "proprio_weight"])
+def test_errors_are_not_maximised(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.* must be 0 or more"):
+        DynamicsTrainingConfig(**{name: -0.5})
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_predictions_without_objects_must_fit(data: Path, slots: Path, intervene
     fewer = Path(shutil.copytree(intervened, tmp_path / "fewer"))
     for slot in range(1, 4):
         shutil.rmtree(fewer / f"without_{slot}")
+    (fewer / "without_0.bak").mkdir()
     with pytest.raises(ValueError, match="no prediction of scene . without slot"):
         SlotQuestions(file, VideoSlots(slots), 4, Intervened(fewer, dataset, VideoSlots(slots)))
     other = VideoSlots(slots)

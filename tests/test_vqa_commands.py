@@ -16,12 +16,14 @@ from commands import run
 from torch import Tensor
 
 from cjepa_agent.data.video_slots import META, VideoSlots
+from cjepa_agent.evaluate import evaluate
 from cjepa_agent.evaluation import vqa as task
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.files import read_json, write_json
 from cjepa_agent.training.vqa_stage import VQAStage, VQATrainingConfig
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.checkpoint import CONFIG, load, save
+from cjepa_agent.vqa.data import Reading
 from cjepa_agent.vqa.submission import grade, read_submission, submission
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.questions import write_questions
@@ -153,6 +155,9 @@ def test_answers_are_compared_question_by_question(trained: Path, data: Path, sl
         assert difference["low"] <= wrong <= difference["high"] and f"{wrong:+.1f} (" in shown
     with pytest.raises(ValueError, match="no answers to the same questions"):
         task.run(replace(config, episodes=1, against=str(path)))
+    write_json(other := tmp_path / "other.json", {**read_json(path), "texts": "of questions with the same numbers"})
+    with pytest.raises(ValueError, match="no answers to the same questions"):
+        task.run(replace(config, against=str(other)))
     unasked = replace(config, out=str(tmp_path / "none"), against=str(path.with_name("vqa_submission.json")))
     with pytest.raises(ValueError, match="tells no single answers"):
         task.run(unasked)
@@ -174,6 +179,44 @@ def test_a_test_file_without_answers_gives_a_submission_alone(trained: Path, dat
         15001,
     ]
     assert not (tmp_path / "out" / "vqa.json").exists()
+
+
+def test_flawed_training_questions_end_an_evaluation_before_it_answers(
+    trained: Path, data: Path, slots: Path, tmp_path: Path
+) -> None:
+    flawed = Path(shutil.copytree(data, tmp_path / "flawed"))
+    scenes = read_json(flawed / "questions" / "train.json")
+    write_json(flawed / "questions" / "train.json", [{**scene, "questions": [{}]} for scene in scenes])
+    with pytest.raises(ValueError, match=r"train\.json"):
+        task.run(settings(trained, flawed, slots, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_videos_without_an_object_are_no_observed_ones(trained: Path, data: Path, slots: Path, tmp_path: Path) -> None:
+    without = Path(shutil.copytree(slots, tmp_path / "without_0"))
+    meta = read_json(without / META)
+    write_json(without / META, {**meta, "identity": {**meta["identity"], "remove": "drop"}})
+    for name in ("vqa", "intervention", "segmentation"):
+        with pytest.raises(ValueError, match="holds videos without an object"):
+            evaluate(replace(settings(trained, data, without, tmp_path / "out"), task=name))
+
+
+@pytest.mark.parametrize("questions", [1, 2])
+def test_processes_shuffle_each_video_as_one_alone_does(
+    data: Path, slots: Path, questions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = VQAStage(Dataset(data), VideoSlots(slots), TINY, VQATrainingConfig(questions=questions), 0, {})
+    seen: list[Tensor] = []
+    given = made.model.forward
+    monkeypatch.setattr(
+        made.model, "forward", lambda v, w, owner, *r: (seen.append(v[owner]), given(v, w, owner, *r))[1]
+    )
+    # As after a rollout, predictive questions read other frames than the others.
+    monkeypatch.setattr(made.train, "reading", lambda q, start: Reading(int(made.train.scene[q]), -1, range(q, q + 4)))
+    for rows in (slice(0, 8), slice(0, 4), slice(4, 8)):
+        made.loss(made.model, 0, 8, rows, torch.Generator().manual_seed(3))
+    alone, *parts = seen
+    assert torch.equal(alone, torch.cat(parts))
 
 
 def test_shuffled_slots_stay_together_over_a_video(data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch) -> None:

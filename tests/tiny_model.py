@@ -1,11 +1,14 @@
 """A checkpoint that is small and random: fast, and as strict about its inputs as a trained one."""
 
+from dataclasses import replace
+
 import torch
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.planning import PlannerSettings
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior, CEMConfig, RecedingHorizon
 
@@ -20,10 +23,10 @@ SETTINGS = PlannerSettings(
 )
 
 
-def tiny_checkpoint(seed: int = 0) -> Checkpoint:
+def tiny_checkpoint(seed: int = 0, predictor: AnyPredictorConfig = CONFIG.predictor) -> Checkpoint:
     """Random weights and statistics."""
     torch.manual_seed(seed)
-    model = WorldModel(CONFIG).eval()
+    model = WorldModel(replace(CONFIG, predictor=predictor)).eval()
     for buffer in model.processor.buffers():
         buffer.copy_(torch.rand_like(buffer) + 0.5)
     blocks = 0.2 * torch.randn(200, CONFIG.action_dim)

@@ -53,6 +53,14 @@ class VideoSlots:
         """T."""
         return int(self.array.shape[1])
 
+    def require_whole(self) -> None:
+        """Raise ValueError where the videos are predictions without one of their objects."""
+        if "remove" in self.identity:
+            raise ValueError(
+                f"{self.folder} holds videos without an object; give slots of whole videos. task=intervention scores "
+                "removals, and intervened= lets counterfactual questions read such a rollout"
+            )
+
     def read(self, scene: int, frames: slice = slice(None)) -> Tensor:
         """Slots (T, S, D) float32 of some frames of a scene; raises KeyError where there are none."""
         if scene not in self._row:

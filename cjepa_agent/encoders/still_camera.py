@@ -37,13 +37,13 @@ REACH = 0.7  # initial deviation of an object slot's reach, 1 where another thin
 LIMIT = 1.8  # distance, likewise, beyond which a slot takes nothing
 EXTENT_DIM = 2  # numbers of a slot after its place: logarithms of how far what it takes spreads to the sides and up
 MARGIN = 2.35  # deviations of what a slot takes, and a pixel, within which no other thing enters
-LEAST_CELLS = 1.5  # of the grid that a thing must cover, or its slot is empty
+LEAST_CELLS = 1.5  # of the grid that a thing must cover, or its slot is empty: finer frames show smaller things
 TALL = 1.5  # how much farther above and below than beside another thing is found
 CLOSE = 0.3  # squared distance, 1 where another thing may be, in which two slots hold the same one
-LEAST_SPREAD = 3e-4  # half frames squared: that of a cell of the grid
+LEAST_SPREAD = 3e-4  # half frames squared: that of a cell of the grid of frames of 64 px
 PRESENT = 1.5  # squared norm of a place; that of a thing's is 2 POSITION_SCALES, of an empty slot's 0
 ABSENT = -1e4  # logit of what an empty slot takes
-FRAME = 64  # px, side of the frames that these numbers, and ``far`` and ``near``, were chosen on; others are scaled
+FRAME = 64  # px, side of the frames that ``far``, ``near`` and how things are told apart were chosen on; see there
 
 
 @dataclass(frozen=True)

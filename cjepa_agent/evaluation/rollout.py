@@ -40,10 +40,9 @@ def run(config: EvaluateConfig) -> str:
     slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_rollout"))
     if "observed" not in slots.identity:
         raise ValueError(f"{slots.folder} holds observed slots; continue them with `python -m cjepa_agent.rollout`")
-    if "remove" in slots.identity:
-        raise ValueError(f"{slots.folder} holds videos without an object; task=intervention scores such predictions")
+    slots.require_whole()
     observed, data = int(slots.identity["observed"]), Dataset(Path(config.data or cache_folder() / "clevrer"))
-    scenes = [scene for scene in slots.scenes if split_of(scene) == config.split]
+    scenes = [scene for scene in slots.scenes if split_of(scene) == config.split][: config.episodes]
     if not scenes:
         raise ValueError(f"{slots.folder} has no scene of split {config.split!r}")
     reader = slot_reader(SlotAutoencoder.load(slots.folder), slots, data, config.seed)

@@ -59,6 +59,7 @@ class Segmented(NamedTuple):
 def run(config: EvaluateConfig) -> str:
     """Measure, write ``segmentation.json`` and ``segmentation.png`` to ``config.out``, return the table."""
     slots = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
+    slots.require_whole()
     autoencoder, data = SlotAutoencoder.load(slots.folder), Dataset(Path(config.data or cache_folder() / "clevrer"))
     if autoencoder.encoder.privileged or not isinstance(autoencoder.decoder, ColourDecoder):
         raise ValueError(

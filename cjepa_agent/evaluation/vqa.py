@@ -46,8 +46,15 @@ def run(config: EvaluateConfig) -> str:
     numbers = [
         [scene["scene_index"], question["question_id"]] for scene in file.scenes for question in scene["questions"]
     ]
-    asked = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+    texts = [
+        [question["question"], *(choice["choice"] for choice in question.get("choices", ()))]
+        for scene in file.scenes
+        for question in scene["questions"]
+    ]
+    asked = {name: _digest(values) for name, values in (("asked", numbers), ("texts", texts))}
     other = other_answers(Path(config.against), asked) if config.against else None
+    # Before the answers, which take long: the training questions may have flaws.
+    baseline = majority_baseline(data, file.scenes) if has_answers(file.scenes) else None
     examinee = None if config.submission else Examinee(config, data, file)
     entries = examinee.submission() if examinee else read_submission(Path(config.submission))
     written = []
@@ -59,7 +66,7 @@ def run(config: EvaluateConfig) -> str:
             raise ValueError(f"{file.path} tells no answers to score {config.submission} by")
         return f"{file.path} tells no answers; nothing to score\n\n{_listed(written)}"
     graded = grade(file.scenes, entries, config.submission or "the submission")
-    rows = accuracies(graded, majority_baseline(data, file.scenes))
+    rows = accuracies(graded, baseline)
     header, cells = table(rows)
     answers = right_by_type(graded)
     against = compared(graded, other, config.seed) if other else {}
@@ -69,7 +76,7 @@ def run(config: EvaluateConfig) -> str:
         "accuracy": [row.summary() for row in rows],
         "against": against,
         "confusion": confusion(graded),
-        "asked": asked,
+        **asked,
         "right": answers,
         "provenance": provenance(),
     }
@@ -90,8 +97,12 @@ def right_by_type(graded: Sequence[Graded]) -> dict[str, str]:
     return {kind: "".join(str(int(item.right)) for item in graded if item.type == kind) for kind in TYPES}
 
 
-def other_answers(path: Path, asked: str) -> Mapping[str, Any]:
-    """Another ``vqa.json``, to be compared with, of the questions whose digest is ``asked``.
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def other_answers(path: Path, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """Another ``vqa.json``, to be compared with, of the questions with the digests ``asked`` of numbers and texts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,7 +111,7 @@ def other_answers(path: Path, asked: str) -> Mapping[str, Any]:
     other = read_json(path)
     if not isinstance(other, dict) or not {"asked", "right"} <= other.keys():
         raise ValueError(f"{path} tells no single answers; against= takes the vqa.json of another evaluation")
-    if other["asked"] != asked:
+    if any(other.get(name, value) != value for name, value in asked.items()):  # older files have no ``texts``
         raise ValueError(
             f"{path} holds no answers to the same questions; evaluate both on the same data, split, episodes"
         )

@@ -16,9 +16,11 @@ from cjepa_agent.encoders.autoencoder import RECIPE
 from cjepa_agent.encoders.base import prepare_frames
 from cjepa_agent.encoders.kinds import TrainedEncoderConfig
 from cjepa_agent.files import write_json
+from cjepa_agent.tensors import digest
 from cjepa_agent.training.objectives import OBJECTIVES, Objective, SlotTrainingConfig
 
 VALIDATION_EPISODES, VALIDATION_CLIPS, VALIDATION_BATCH = 20, 128, 16
+DIGESTED_FRAMES = 1000  # of the training frames, that tell them from others
 
 
 class EncoderStage:
@@ -44,7 +46,6 @@ class EncoderStage:
         seed: int,
         recipe: Mapping[str, Any],
     ) -> None:
-        self.recipe = recipe
         if config.kind not in OBJECTIVES:
             raise ValueError(
                 f"encoder.kind={config.kind} is a fixed map with nothing to train; "
@@ -56,6 +57,9 @@ class EncoderStage:
         self.model.encoder.load_weights()
         size, clip = config.image_size, (np.arange(self.model.frames) * slots.stride)
         self.clips = _Clips(data, data.episodes("train")[: slots.episodes or None], size, clip)
+        some = self.clips.frames[:: -(-len(self.clips.frames) // DIGESTED_FRAMES)]
+        # Files are named as their users please: another one of that name must not go on with this training.
+        self.recipe = {**recipe, "content": digest({"frames": torch.from_numpy(some)})}
         self.model.prepare(self.clips.frames)
         self.held_out = _Clips(data, data.episodes("validation")[:VALIDATION_EPISODES], size, clip)
 

@@ -82,8 +82,10 @@ class DynamicsTrainingConfig:
             raise ValueError(
                 f"dynamics.action_block, context, rollout_blocks, rollout_batch, windows must be positive, got {self}"
             )
-        if self.saturation < 0 or self.image_weight < 0:
-            raise ValueError(f"dynamics.saturation and image_weight must be 0 or more, got {self}")
+        if min(self.saturation, self.image_weight, self.rollout_weight, self.proprio_weight) < 0:
+            raise ValueError(
+                f"dynamics.saturation, image_weight, rollout_weight, proprio_weight must be 0 or more, got {self}"
+            )
         if min(self.image_frames, self.image_points) < 1:
             raise ValueError(f"dynamics.image_frames and image_points must be positive, got {self}")
         if self.shortest < 2:
@@ -380,8 +382,8 @@ def fitted_world_model(
 ) -> WorldModel:
     """A world model around a trained encoder: roles and normalisation found from training data, predictor random.
 
-    Videos have no roles: whatever moves can be in any slot. Patches have none: whatever moves passes through them. Nor
-    have slots of other encoders than ours: they do not tell where they are.
+    Only slots of Push-T's encoder have roles, and places that are normalised apart. Of videos whatever moves can be in
+    any slot, through patches whatever moves passes, and slots of encoders by others do not tell where they are.
 
     Args:
         data: slots of a dataset.
@@ -389,6 +391,9 @@ def fitted_world_model(
         predictor: architecture.
         dynamics: its rollouts are as long as the planning horizon.
         seed: of the predictor's weights and of the rows that normalisation is fitted on.
+
+    Raises:
+        ValueError: most actions are outside of the bounds of plans.
     """
     config = WorldModelConfig(
         encoder=autoencoder.config,
@@ -403,6 +408,11 @@ def fitted_world_model(
     chosen = np.random.default_rng(seed).choice(starts, rows, replace=False)
     now, later = data.frames(chosen), data.frames(chosen + horizon * config.action_block)
     blocks = data.blocks(chosen, 1, config.action_block)[:, 0]
+    if config.env_action_dim and (blocks.abs() > 1).double().mean() > 0.5:
+        raise ValueError(
+            f"{data.name} has more than half of its actions outside of -1 to 1, the bounds that plans keep to; "
+            "scale them to these"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = replace(config, roles=find_roles(now, later) if config.proprio_dim and placed else {})

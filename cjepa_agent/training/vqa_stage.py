@@ -127,19 +127,21 @@ class VQAStage:
         share = self.vqa.questions
         if batch % share or (rows.stop - rows.start) % share:
             raise ValueError(f"trainer.batch of a process, {rows.stop - rows.start}, is not a multiple of {share}")
-        orders = torch.rand(batch, self.model.n_slots, generator=generator)
         videos, rows = batch // share, slice(rows.start // share, rows.stop // share)
+        orders = torch.rand(videos, self.model.n_slots, generator=generator)[rows].argsort(1)
         drawn = torch.randint(len(self.train), (videos,), generator=generator)[rows].tolist()
         starts = torch.randint(self.train.starts, (videos,), generator=generator)[rows].numpy()
         lots = torch.rand(videos, self.train.most, generator=generator)[rows].numpy()
         chosen = [self._with_others(question, lot) for question, lot in zip(drawn, lots, strict=True)]
         questions = np.concatenate(chosen)
-        readings = self.train.readings(questions, starts.repeat([len(own) for own in chosen]))
+        counts = [len(own) for own in chosen]
+        readings = self.train.readings(questions, starts.repeat(counts))
         device = next(model.parameters()).device
         asked = self.train.batch(questions, readings).to(device)
         order = torch.arange(self.model.n_slots, device=device).expand(len(asked.slots), -1)
         if self.vqa.shuffle:
-            order = orders[rows.start : rows.start + len(asked.slots)].argsort(1).to(device)
+            video_of = dict(zip(readings, np.arange(len(chosen)).repeat(counts).tolist(), strict=True))
+            order = orders[[video_of[reading] for reading in asked.readings]].to(device)
             asked = asked._replace(slots=asked.slots.take_along_dim(order[:, None, :, None], 2))
         logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
         terms = losses(logits, asked)

@@ -92,7 +92,8 @@ class SlotQuestions:
         programs: of each question, None where the file has none.
 
     Raises:
-        ValueError: the file has flaws, unknown words or nothing in it, or a video has no slots or too few frames.
+        ValueError: the file has flaws, unknown words or nothing in it, or a video has no slots, too few frames, or one
+            of its objects taken away.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class SlotQuestions:
                 f"{slots.folder} has no slots of {len(missing)} scenes of {file.path}, the first is {missing[0]}; "
                 "extract slots of the whole data set"
             )
+        slots.require_whole()
         if slots.frames < VISIBLE_FRAMES:
             raise ValueError(f"{slots.folder} has {slots.frames} frames per video, expected {VISIBLE_FRAMES} or more")
         if not 1 <= frames <= VISIBLE_FRAMES:

@@ -41,7 +41,7 @@ class Intervened:
 
     def __init__(self, folder: Path, data: Dataset, observed: VideoSlots) -> None:
         self.folder, self.data, self.observed = folder, data, observed
-        found = sorted(folder.glob(f"{WITHOUT}*"))
+        found = sorted(path for path in folder.glob(f"{WITHOUT}*") if path.name.removeprefix(WITHOUT).isdecimal())
         if not found:
             raise FileNotFoundError(
                 f"{folder} has no predictions without objects; `python -m cjepa_agent.rollout remove=drop` makes them"

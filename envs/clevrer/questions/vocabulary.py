@@ -73,7 +73,7 @@ def encode_question(question: str, choice: str | None = None) -> NDArray[np.int6
 def encode_answer(answer: str) -> int:
     """The number of a descriptive answer, 1 to 21; raises ValueError for any other string."""
     if answer == PAD or answer not in ANSWER_VOCABULARY:
-        raise ValueError(f"unknown answer {answer!r}; expected one of {sorted(ANSWER_VOCABULARY)[:-1]}")
+        raise ValueError(f"unknown answer {answer!r}; expected one of {sorted(ANSWER_VOCABULARY.keys() - {PAD})}")
     return ANSWER_VOCABULARY[answer]
 
 
