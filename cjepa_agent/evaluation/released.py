@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.evaluation.config import EvaluateConfig
-from cjepa_agent.evaluation.controllers import AgentController, Controller, NoOpController, RandomController
-from cjepa_agent.evaluation.episodes import Trial, run_episodes
+from cjepa_agent.evaluation.episodes import Trial
 from cjepa_agent.evaluation.results import Row
-from cjepa_agent.evaluation.session import finish, make_env, trial_seed
-from cjepa_agent.evaluation.video import Camera
+from cjepa_agent.evaluation.session import beside_baselines, finish, make_env, trial_seed
 from cjepa_agent.matching import LARGEST
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.planning import ObjectiveSettings, PlannerSettings
@@ -121,16 +117,7 @@ def run(config: EvaluateConfig) -> str:
     # All slots, each with the one that fits it, and all of proprioception.
     objective = ObjectiveSettings(matching=checkpoint.model.config.encoder.n_slots <= LARGEST)
     agent = CJEPAAgent(checkpoint, config.planner, objective, config.device, config.seed)
-    controllers: list[Controller] = [NoOpController(), RandomController(), AgentController(agent)]
-    camera = Camera(agent, Path(config.video_folder), "pusht_released", min(config.videos, len(trials)))
-    rows = []
-    with tqdm(total=len(controllers) * len(trials) * budget, unit="step", miniters=1, smoothing=0.05) as progress:
-        for controller in controllers:
-            watch = camera if isinstance(controller, AgentController) else None
-            outcomes = run_episodes(
-                trials, _env, controller, budget=budget, batch=config.batch, progress=progress, watch=watch
-            )
-            rows.append(Row("released", controller.name, controller.target, tuple(outcomes)))
+    rows, paths = beside_baselines(config, "released", agent, trials, _env, budget)
     notes = {
         "known flaws of this protocol": [
             *FLAWS,
@@ -140,7 +127,7 @@ def run(config: EvaluateConfig) -> str:
         "departures from the released code": [*DEPARTURES, *_setting_departures(config, data, objective)],
         "success per seed, %": _per_seed(rows[-1]),
     }
-    films = [(path, f"episode {trials[i].labels['dataset_episode']}") for i, path in enumerate(camera.write())]
+    films = [(path, f"episode {trials[i].labels['dataset_episode']}") for i, path in enumerate(paths)]
     return finish(config, "pusht_released", "C-JEPA on Push-T: released protocol", rows, films, notes=notes)
 
 

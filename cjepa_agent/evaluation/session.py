@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.evaluation.config import EvaluateConfig
+from cjepa_agent.evaluation.controllers import AgentController, Controller, NoOpController, RandomController
+from cjepa_agent.evaluation.episodes import Trial, run_episodes
 from cjepa_agent.evaluation.report import write_page
 from cjepa_agent.evaluation.results import Row, plain_table, table, write_results
-from cjepa_agent.evaluation.video import PANEL
+from cjepa_agent.evaluation.video import PANEL, Camera
 from cjepa_agent.provenance import provenance
 from envs.pusht.env import PushTEnv
 
@@ -26,6 +31,37 @@ def make_env(kind: type[PushTEnv] = PushTEnv, **arguments: Any) -> PushTEnv:
 def trial_seed(seed: int, manifest_seed: int, index: int) -> int:
     """Seed of an episode's controller: it depends on the episode, not on the others of the run."""
     return (seed * 1000 + manifest_seed) * 1000 + index
+
+
+def beside_baselines(
+    config: EvaluateConfig,
+    rule: str,
+    agent: CJEPAAgent,
+    trials: Sequence[Trial],
+    make: Callable[[], PushTEnv],
+    budget: int,
+) -> tuple[list[Row], list[Path]]:
+    """The rows of doing nothing, of random actions and of the agent, and films of its first episodes.
+
+    Args:
+        config: its ``batch``, ``videos`` and ``video_folder`` are read.
+        rule: name of the rows.
+        agent: acts last.
+        trials: episodes.
+        make: makes their environments.
+        budget: steps of each.
+    """
+    controllers: list[Controller] = [NoOpController(), RandomController(), AgentController(agent)]
+    camera = Camera(agent, Path(config.video_folder), f"pusht_{rule}", min(config.videos, len(trials)))
+    rows = []
+    with tqdm(total=len(controllers) * len(trials) * budget, unit="step", miniters=1, smoothing=0.05) as progress:
+        for controller in controllers:
+            watch = camera if isinstance(controller, AgentController) else None
+            outcomes = run_episodes(
+                trials, make, controller, budget=budget, batch=config.batch, progress=progress, watch=watch
+            )
+            rows.append(Row(rule, controller.name, controller.target, tuple(outcomes)))
+    return rows, camera.write()
 
 
 def finish(
