@@ -12,10 +12,11 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which takes its place when the block ends without an error.
 
-    Processes that write the same file do not share it: the last one to end wins, whole.
+    It has the same name each time, so that what a killed process left is written over; two processes must not write
+    the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -142,7 +142,7 @@ def test_a_killed_run_is_continued(
     collection.shard_path(1).unlink()
     half = Dataset(collection.out).path("video", 15000)
     half.write_bytes(b"half")
-    half.with_name(f".{half.name}.1.partial").write_bytes(b"half")
+    half.with_name(f".{half.name}.partial").write_bytes(b"half")
     stamp = collection.shard_path(0).stat().st_mtime_ns
 
     def killed(*arguments: object) -> Iterator[None]:

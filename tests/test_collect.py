@@ -132,8 +132,8 @@ def test_a_killed_run_is_continued(
     kept = config.shard_path(1)
     stamp = kept.stat().st_mtime_ns
     config.shard_path(0).unlink()
-    (config.parts / ".00000.h5.1.partial").write_bytes(b"half a part")
-    (tmp_path / ".pusht.h5.1.partial").write_bytes(b"half a file")
+    (config.parts / ".00000.h5.partial").write_bytes(b"half a part")
+    (tmp_path / ".pusht.h5.partial").write_bytes(b"half a file")
     monkeypatch.setattr(module.shutil, "rmtree", lambda path, **_: None)
     collect(config)
     assert kept.stat().st_mtime_ns == stamp

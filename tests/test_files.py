@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,13 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_processes_do_not_write_into_each_others_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with atomic(path) as first, first.open("w") as file:
-        file.write("first, ")
-        monkeypatch.setattr(os, "getpid", lambda: 0)
-        with atomic(path) as second:
-            second.write_text("second")
-        assert path.read_text() == "second"
-        file.write("whole")
-    assert path.read_text() == "first, whole"
+    writing = atomic(path)
+    half = writing.__enter__()
+    half.write_text("half")
+    with atomic(path) as temporary:
+        assert temporary == half
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
