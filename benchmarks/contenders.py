@@ -143,7 +143,7 @@ class Published:
             self._encoded = (scene, *copies.select(slice(1)).encode(self.model))
         _, start, goal_latent = self._encoded
         window, taken = start.history.repeat(len(candidates)), start.taken.repeat(len(candidates), 1, 1)
-        frames = self.model.config.predictor.history if self.model.predictor.grows else window.proprio.shape[1]
+        frames = self.model.window_frames(window)
         steps = []
         for block in candidates.split(1, dim=1):
             predicted = self.model.rollout(window, taken, block.unsqueeze(1)).select((slice(None), 0))

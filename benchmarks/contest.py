@@ -126,6 +126,9 @@ class Contest:
         episode_blocks: length of an episode, action blocks.
         repeats: measured rounds, of which the fastest counts.
         seed: of scenes and noise.
+
+    Raises:
+        ValueError: a part of a search whose population shrinks is asked for.
     """
 
     def __init__(
@@ -139,6 +142,12 @@ class Contest:
         repeats: int,
         seed: int,
     ) -> None:
+        for name, entry in entries.items():
+            if search_of(entry.settings).decay > 1 and (entry.effort.iterations or entry.effort.samples):
+                raise ValueError(
+                    f"{name} searches with fewer candidates each round, of which a part tells nothing of the whole; "
+                    "leave iterations and samples of its effort empty, or the row out"
+                )
         self.entries, self.objective, self.device = entries, objective, device
         self.envs, self.episode_blocks, self.repeats = envs, episode_blocks, repeats
         self.scenes, self.seeds = Scenes.make(envs, seed), list(range(seed, seed + envs))
@@ -159,11 +168,6 @@ class Contest:
         iterations = min(effort.iterations or search.n_iterations, search.n_iterations)
         samples = min(effort.samples or search.n_samples, search.n_samples)
         share = search.n_samples / samples
-        if search.decay > 1 and (iterations, samples) != (search.n_iterations, search.n_samples):
-            raise ValueError(
-                f"{name} searches with fewer candidates each round, of which a part tells nothing of the whole; leave "
-                "iterations and samples of its effort empty"
-            )
         contender = entry.make(entry.checkpoint, limited(settings, samples, iterations), self.objective, self.device)
         self._warm_up(contender, settings, envs, horizons)
         reset_peak(self.device)

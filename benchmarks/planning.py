@@ -97,8 +97,9 @@ class PlanningBenchmark:
 def table(config: PlanningBenchmark) -> tuple[str, dict[str, Any]]:
     """``task=table``: the text to print and what the JSON file holds."""
     efforts = {name: getattr(config, name) for name in ("ours", "published", "peer", "patches")}
+    known = entries(config.weights, config.planner, efforts, config.seed)
     contest = Contest(
-        entries(config.weights, config.planner, efforts, config.seed),
+        {name: known[name] for name in config.rows},
         config.objective,
         torch.device(config.device),
         envs=config.envs,

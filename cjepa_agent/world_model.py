@@ -116,6 +116,11 @@ class WorldModel(nn.Module):
         parts = [self.latent(*scene) for scene in zip(scenes, proprio.split(1), strict=True)]
         return Latent.cat(parts, 0)
 
+    def window_frames(self, history: Latent) -> int:
+        """How many frames, the last ones, a rollout that begins with ``history`` goes on from."""
+        # A window that slides keeps the length it starts with: the planned path is then of the length seen now.
+        return self.config.predictor.history if self.predictor.grows else history.proprio.shape[1]
+
     def rollout(self, history: Latent, past_actions: Tensor, actions: Tensor) -> Latent:
         """Predict the latents along candidate action sequences; nothing is hidden but the future.
 
@@ -131,8 +136,7 @@ class WorldModel(nn.Module):
         window = history.repeat(candidates)
         blocks = self.processor.action(actions.flatten(0, 1))
         taken = self.processor.action(past_actions).repeat_interleave(candidates, 0)
-        # A window that slides keeps the length it starts with: the planned path is then of the length seen now.
-        frames = self.config.predictor.history if self.predictor.grows else window.proprio.shape[1]
+        frames = self.window_frames(window)
         steps: list[Latent] = []
         for step in range(horizon):
             taken = torch.cat([taken, blocks[:, step : step + 1]], dim=1)[:, -frames:]

@@ -30,7 +30,14 @@ from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.encoder_stage import EncoderStage
 from cjepa_agent.training.loop import TrainerConfig
-from cjepa_agent.training.objectives import OBJECTIVES, SlotTrainingConfig, kernel_divergence, temporal_similarity_loss
+from cjepa_agent.training.objectives import (
+    OBJECTIVES,
+    SlotTrainingConfig,
+    draw_points,
+    kernel_divergence,
+    mixture_nll,
+    temporal_similarity_loss,
+)
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from envs.clevrer.dataset import scene_paths
 from envs.clevrer.video import encode_video
@@ -303,3 +310,20 @@ def test_clevrer_videos_to_a_predictor(tmp_path: Path, kind: str) -> None:
     slots = VideoSlots(tmp_path / "slots").read(0)
     latent = model.latent(slots, torch.zeros(128, 0))
     assert latent.slots.flatten(0, 1).var(0).mean().item() == pytest.approx(1.0, rel=0.1), "slots are of size one"
+
+
+def test_points_are_drawn_where_something_stands_out() -> None:
+    contrast = torch.zeros(1, 1, 64, 64)
+    contrast[:, :, 10:12, 10:12] = 2.6
+    config = SlotTrainingConfig(points=300, uniform=100)
+    index = draw_points(contrast, config, torch.Generator().manual_seed(0))[0]
+    inside = ((index // 64 - 10).clamp(0, 1) == index // 64 - 10) & ((index % 64 - 10).clamp(0, 1) == index % 64 - 10)
+    assert 150 < inside.sum() < 250
+
+
+def test_mixture_prefers_one_slot_per_pixel_to_a_blend() -> None:
+    grey = torch.full((1, 1, 3), 0.5)
+    black_and_white = torch.tensor([[[[0.0] * 3], [[1.0] * 3]]])
+    blend = mixture_nll(grey, black_and_white, torch.full((1, 2, 1), 0.5), sigma=0.1)
+    own = mixture_nll(grey, torch.tensor([[[[0.5] * 3], [[1.0] * 3]]]), torch.full((1, 2, 1), 0.5), sigma=0.1)
+    assert own < 0.1 * blend

@@ -32,8 +32,7 @@ from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import PixelSampler, image_error
-from cjepa_agent.training.loop import TrainerConfig, learning_rate, make_optimizers
-from cjepa_agent.training.objectives import SlotTrainingConfig, draw_points, mixture_nll
+from cjepa_agent.training.loop import TrainerConfig, make_optimizers
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles, fitted_world_model
 
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
@@ -128,13 +127,8 @@ def test_an_encoder_is_not_trained_on_with_other_frames_of_that_name(data: Path,
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
     write_episodes(tmp_path / data.name, [{"pixels": frames, "action": np.zeros((40, 2), np.float32)}] * 6)
     common = [
-        "stage=encoder",
-        "trainer=encoder",
-        f"out={tmp_path / 'run'}",
-        *SMALL,
-        "trainer.steps=2",
-        "trainer.batch=2",
-    ]
+        "stage=encoder", "trainer=encoder", f"out={tmp_path / 'run'}", *SMALL, "trainer.steps=2", "trainer.batch=2",
+    ]  # fmt: skip
     run("cjepa_agent.train", f"data={data}", *common)
     refused = run("cjepa_agent.train", f"data={tmp_path / data.name}", *common, expect=2)
     assert "holds a training with" in refused.stderr and "content=" in refused.stderr
@@ -465,31 +459,6 @@ def test_roles_are_found_from_data() -> None:
         return torch.cat([torch.cat([phases.sin(), phases.cos()], -1).flatten(-2), torch.zeros(200, 4, 4)], -1)
 
     assert find_roles(Latent(as_slots(place), proprio), Latent(as_slots(later), proprio)) == {"agent": 3, "block": 2}
-
-
-def test_points_are_drawn_where_something_stands_out() -> None:
-    contrast = torch.zeros(1, 1, 64, 64)
-    contrast[:, :, 10:12, 10:12] = 2.6
-    config = SlotTrainingConfig(points=300, uniform=100)
-    index = draw_points(contrast, config, torch.Generator().manual_seed(0))[0]
-    inside = ((index // 64 - 10).clamp(0, 1) == index // 64 - 10) & ((index % 64 - 10).clamp(0, 1) == index % 64 - 10)
-    assert 150 < inside.sum() < 250
-
-
-def test_mixture_prefers_one_slot_per_pixel_to_a_blend() -> None:
-    grey = torch.full((1, 1, 3), 0.5)
-    black_and_white = torch.tensor([[[[0.0] * 3], [[1.0] * 3]]])
-    blend = mixture_nll(grey, black_and_white, torch.full((1, 2, 1), 0.5), sigma=0.1)
-    own = mixture_nll(grey, torch.tensor([[[[0.5] * 3], [[1.0] * 3]]]), torch.full((1, 2, 1), 0.5), sigma=0.1)
-    assert own < 0.1 * blend
-
-
-def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
-    config = TrainerConfig(steps=100, warmup=10, decay=0.2)
-    assert learning_rate(0, config) == pytest.approx(0.1)
-    assert {learning_rate(step, config) for step in range(9, 81)} == {1.0}
-    assert learning_rate(90, config) == pytest.approx(0.5)
-    assert learning_rate(100, config) == 0.0
 
 
 def test_encoder_folder_round_trip_and_refusals(tmp_path: Path) -> None:

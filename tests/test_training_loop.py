@@ -13,7 +13,7 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from cjepa_agent.training.loop import Run, TrainerConfig
+from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
 
 CONFIG = TrainerConfig(
     steps=4, batch=2, optimizer="adamw", lr=0.1, warmup=1, decay=0.0, weight_decay=0.0, ema=0.0, precision="32-true",
@@ -204,3 +204,11 @@ def test_auto_precision_is_what_the_device_computes_in(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
     assert resolved() == resolved("cuda") == "bf16-mixed" and resolved("cpu") == "32-true"
+
+
+def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
+    config = TrainerConfig(steps=100, warmup=10, decay=0.2)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert {learning_rate(step, config) for step in range(9, 81)} == {1.0}
+    assert learning_rate(90, config) == pytest.approx(0.5)
+    assert learning_rate(100, config) == 0.0
