@@ -18,6 +18,7 @@ from cjepa_agent.encoders.base import VideoEncoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart, RuleObjectives, plan_seed
 from cjepa_agent.tensors import require_device
+from envs.window import check_picture
 from planners import RecedingState
 
 Arrays = tuple[NDArray[Any], ...]
@@ -83,6 +84,9 @@ class CJEPAAgent:
     that environment and the number of the plan in the episode. A result therefore never depends on which other
     environments share the batch; on the CPU (with ``planner.envs_per_call=1``) it is the same to the last bit.
 
+    An episode begins with a new goal. Where it begins otherwise, as when an environment is reset to the goal that it
+    had, give ``predict`` ``episode_start`` or call ``reset``: the plan of the episode before is else carried out.
+
     Args:
         checkpoint: world model and action prior; the model is moved to ``device`` itself, not a copy of it.
         planner: settings, or the name of a preset.
@@ -108,13 +112,16 @@ class CJEPAAgent:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; expected 0 or more")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
         require_device(str(device))
         self.checkpoint, self.device, self.seed = checkpoint, torch.device(device), seed
         self.settings = PlannerSettings.preset(planner) if isinstance(planner, str) else planner
         named = RuleObjectives.named(objective) if isinstance(objective, str) else objective
         self.objective = named or ObjectiveSettings()
+        for value, kind in ((self.settings, PlannerSettings), (self.objective, ObjectiveSettings)):
+            if not isinstance(value, kind):
+                raise ValueError(f"expected {kind.__name__} or the name of one, got {value!r}")
         self.model = checkpoint.model.to(self.device).eval()
         self.observes, self.privileged = self.model.encoder.observes, self.model.encoder.privileged
         self.keys = (self.observes, "proprio", f"goal_{self.observes}", "goal_proprio")
@@ -228,8 +235,9 @@ class CJEPAAgent:
             size: px of the pictures' sides.
 
         Raises:
-            ValueError: no plan has been made yet.
+            ValueError: no plan has been made yet, or there are no pictures of that size.
         """
+        check_picture(size=size)
         episodes = self._episodes if state is None else state
         start, plan = (episodes[env].start, episodes[env].plan) if 0 <= env < len(episodes) else (None, None)
         if start is None or plan is None:
@@ -259,10 +267,11 @@ class CJEPAAgent:
             if value.shape[:1] != (n_envs,) or not fits:
                 expected = f"({width},)" if proprio else encoder.form
                 raise ValueError(f"{key} is {value.dtype} {value.shape} for {n_envs} environments; expected {expected}")
-            finite = np.isfinite(value).reshape(n_envs, -1).all(1)
+            with np.errstate(over="ignore"):  # told below
+                finite = np.isfinite(value.astype(np.float32)).reshape(n_envs, -1).all(1)
             if not finite.all():
                 raise ValueError(
-                    f"{key} has NaN or infinite numbers in environments {np.flatnonzero(~finite).tolist()}"
+                    f"{key} has NaN or numbers too large for float32 in environments {np.flatnonzero(~finite).tolist()}"
                 )
         return arrays, single
 

@@ -22,7 +22,7 @@ from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.encoders.base import CONFIG
 from cjepa_agent.encoders.clevrer_state import SLOTS as CLEVRER_SLOTS
 from cjepa_agent.encoders.kinds import EncoderConfig
-from cjepa_agent.files import read_json, write_json
+from cjepa_agent.files import load_array, read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.tensors import require_device
 from configs.command import command
@@ -142,14 +142,21 @@ def _extract(config: ExtractConfig, folder: Path) -> None:
     done = 0
     if meta_path.is_file():
         meta = read_json(meta_path)
+        if not isinstance(meta, dict):
+            raise ValueError(f"{meta_path} does not tell what the slots are of; delete its folder and make it again")
         found = {"content": identity["content"], **meta}  # older folders have none
         if {key: found.get(key) for key in identity} != identity or "episodes" not in found:
             raise ValueError(f"{config.out} holds slots of another dataset or encoder ({meta}); choose another out=")
         done = int(meta["episodes"])
     autoencoder.copy(folder, config.out)
     shape = (rows, autoencoder.config.n_slots, autoencoder.config.slot_dim)
-    mode = "r+" if done else "w+"
-    slots = np.lib.format.open_memmap(config.out / "slots.npy", mode=mode, dtype=np.float16, shape=shape)
+    path = config.out / "slots.npy"
+    # Opened to be written, a truncated array would be filled up with zeros.
+    if done and ((there := load_array(path)).shape, there.dtype) != (shape, np.float16):
+        raise ValueError(
+            f"{path} is {there.dtype} {there.shape}, expected float16 {shape}; delete its folder and make it again"
+        )
+    slots = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
     for episode in tqdm(range(done, wanted), initial=done, total=wanted, unit="episode", mininterval=2.0):
         start, length = int(data.offsets[episode]), int(data.lengths[episode])
         observed = data.read(autoencoder.encoder.observes, episode)[:: config.stride]

@@ -1,8 +1,8 @@
 """Evaluation pairs: a start and a goal that lies 25 steps later in the same held-out episode.
 
 ``python -m cjepa_agent.manifest`` draws them; the test pairs ship with the package, so that everyone scores the same
-ones. Episode-balanced: each pair comes from another episode, each episode is equally likely, and within it each
-step. Pairs whose start already satisfies the rule are left out.
+ones. Episode-balanced: each pair of a manifest comes from another episode, each episode is equally likely, and within
+it each step. Pairs whose start already satisfies the rule are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cjepa_agent.data.episodes import SPLITS, EpisodeFile, Split
+from cjepa_agent.files import as_json
 from cjepa_agent.paths import cache_folder
 from configs.command import command
 from envs.files import atomic
@@ -155,8 +156,8 @@ def _usable_steps(states: States, rule: SuccessRule, offset: int) -> NDArray[np.
 
 def _describe(data: EpisodeFile) -> dict[str, Any]:
     states = np.ascontiguousarray(data.read_all("state"), dtype="<f8")
-    attributes = {key: getattr(value, "tolist", lambda value=value: value)() for key, value in data.attrs.items()}
-    return {"episodes": len(data), "states_sha256": hashlib.sha256(states.tobytes()).hexdigest(), **attributes}
+    sha256 = hashlib.sha256(states.tobytes()).hexdigest()
+    return {"episodes": len(data), "states_sha256": sha256, **as_json(data.attrs)}
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ class ManifestConfig:
             raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
         if self.pairs < 1 or self.offset < 1:
             raise ValueError(f"pairs and offset must be at least 1, got {self.pairs} and {self.offset}")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise ValueError(f"seeds must be 0 or more, each once, got {list(self.seeds)}")
         for rule in self.rules:
             success_rule(rule)
 
@@ -211,8 +214,10 @@ def evaluation_pairs(
     """``count`` pairs taken evenly from the manifests of ``seeds``, as (manifest seed, index in it, pair).
 
     Raises:
-        ValueError: the manifests hold fewer.
+        ValueError: the manifests hold fewer, or a seed is given twice, whose pairs would count twice.
     """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be given once each, got {list(seeds)}")
     chosen = []
     for i, seed in enumerate(seeds):
         share = count // len(seeds) + (i < count % len(seeds))

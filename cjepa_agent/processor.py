@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from cjepa_agent.latent import Latent
 
+STILL = 1e-6  # standard deviation, in units of the data, of what counts as constant
+
 
 class Processor(nn.Module):
     """Maps raw slots, proprioception and action blocks to the numbers the predictor works on.
@@ -75,7 +77,9 @@ class Processor(nn.Module):
         ):
             if values.shape[1]:
                 centre.copy_(values.mean(0))
-                deviation.copy_(values.std(0).clamp(min=1e-6))
+                # Of what never changed nothing tells the scale; a tiny one would blow up any change seen later.
+                spread = values.std(0, correction=min(1, len(values) - 1))
+                deviation.copy_(torch.where(spread > STILL, spread, 1.0))
         if raw_slots:
             return
         if slot is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 def check_picture(**sizes: int) -> None:
     """Raise ValueError unless all are whole numbers of pixels, 1 or more."""
     for name, size in sizes.items():
-        if not isinstance(size, int | np.integer) or size < 1:
+        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{name} must be a whole number of px, 1 or more, got {size!r}")
 
 

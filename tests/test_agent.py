@@ -184,6 +184,8 @@ def test_imagination_shows_every_block_of_the_plan() -> None:
     player = agent()
     with pytest.raises(ValueError, match="no plan yet"):
         player.imagination()
+    with pytest.raises(ValueError, match="size must be a whole number of px"):
+        player.imagination(size=0)
     player.predict(env().reset(seed=0)[0])
     drawn = player.imagination(size=16)
     assert drawn.frames.shape == (3, 16, 16, 3) and drawn.frames.dtype == np.uint8
@@ -212,9 +214,19 @@ def test_observations_that_do_not_fit(change: Any) -> None:
 
 def test_numbers_that_are_none_are_told_by_key_and_environment() -> None:
     observation = stack([env().reset(seed=seed)[0] for seed in range(3)])
-    observation["proprio"][2, 0] = np.nan
-    with pytest.raises(ValueError, match=r"proprio has NaN or infinite numbers in environments \[2\]"):
-        agent().predict(observation)
+    for number in (np.nan, 1e300):
+        observation["proprio"] = observation["proprio"].astype(np.float64)
+        observation["proprio"][2, 0] = number
+        with pytest.raises(ValueError, match=r"proprio has NaN or numbers too large .* in environments \[2\]"):
+            agent().predict(observation)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("seed", 1.5), ("seed", None), ("seed", -1), ("objective", 123), ("settings", None)]
+)
+def test_arguments_that_do_not_fit(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="expected .*0 or more|expected (Objective|Planner)Settings"):
+        agent(**{argument: value})
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -17,7 +17,7 @@ from commands import run
 from cjepa_agent.collecting import collection as module
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.collecting.collection import collect, collect_shards
-from cjepa_agent.data.episodes import EpisodeFile
+from cjepa_agent.data.episodes import SPLITS, EpisodeFile
 from envs.clevrer import browse
 from envs.clevrer.annotation import read_scene
 from envs.clevrer.dataset import Dataset, scene_paths, split_of
@@ -196,6 +196,13 @@ def test_the_largest_data_set_has_the_released_splits() -> None:
     assert [split_of(scene) for scene in (0, 9999, 10000, 14999, 15000, 19999)] == (
         ["train"] * 2 + ["validation"] * 2 + ["test"] * 2
     )
+
+
+@pytest.mark.parametrize("videos", [3, 5, 10, 4001, 19998, 19999])
+def test_no_scene_is_in_two_splits(videos: int) -> None:
+    scenes = CLEVRERCollection(videos=videos).scenes
+    assert len(set(scenes)) == len(scenes) == videos
+    assert {split_of(scene) for scene in scenes} == set(SPLITS)
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -155,7 +156,29 @@ def test_broken_annotations_are_named() -> None:
     def with_short_location(annotation: dict) -> None:
         annotation["motion_trajectory"][0]["objects"][0]["location"] = [0.0]
 
-    for damage in (without_a_frame, without_colour, without_motion, with_short_location):
+    def with_unknown_location(annotation: dict) -> None:
+        annotation["motion_trajectory"][1]["objects"][0]["location"][0] = float("nan")
+
+    def backwards(annotation: dict) -> None:
+        annotation["motion_trajectory"].reverse()
+
+    def with_an_object_twice(annotation: dict) -> None:
+        annotation["object_property"].append(annotation["object_property"][0])
+
+    def without_objects(annotation: dict) -> None:
+        annotation["object_property"] = []
+
+    def with_a_collision(*ids: int, frame: float = 1) -> Callable[[dict], None]:
+        collision = {"object_ids": ids, "frame_id": frame, "location": [0.0, 0.0, 0.0]}
+        return lambda annotation: annotation.update(collision=[collision])
+
+    sound = copy.deepcopy(good)
+    with_a_collision(1, 0)(sound)
+    assert read_trajectory(sound).collisions[0].ids == (0, 1)
+    damages = [without_a_frame, without_colour, without_motion, with_short_location, with_unknown_location, backwards]
+    damages += [with_an_object_twice, without_objects, with_a_collision(0, 99), with_a_collision(0, 1, frame=0.5)]
+    damages += [with_a_collision(0), with_a_collision(0, 0), with_a_collision(0, 1, 2)]
+    for damage in damages:
         broken = copy.deepcopy(good)
         damage(broken)
         with pytest.raises(ValueError, match="broken annotation of scene 10800"):

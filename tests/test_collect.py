@@ -131,7 +131,8 @@ def test_a_killed_run_is_continued(
     collect_shards(config, config.recipe())
     kept = config.shard_path(1)
     stamp = kept.stat().st_mtime_ns
-    config.shard_path(0).unlink()
+    whole = config.shard_path(0).read_bytes()
+    config.shard_path(0).write_bytes(whole[: len(whole) // 2])  # as by a failing disk
     (config.parts / ".00000.h5.partial").write_bytes(b"half a part")
     (tmp_path / ".pusht.h5.partial").write_bytes(b"half a file")
     monkeypatch.setattr(module.shutil, "rmtree", lambda path, **_: None)
@@ -165,6 +166,10 @@ def test_a_file_that_holds_no_episodes_is_not_overwritten(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not a readable HDF5 file"):
         collect(PushTCollection(tmp_path / "notes.h5"))
     assert (tmp_path / "notes.h5").read_text() == "mine"
+    with pytest.raises(FileExistsError, match="is a folder and stays as it is"):
+        collect(PushTCollection(tmp_path))
+    with pytest.raises(ValueError, match="out must be the name of what is made"):
+        PushTCollection(Path())
 
 
 @pytest.mark.parametrize("behaviour", [ScriptedBehaviour, RandomBehaviour])

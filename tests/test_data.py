@@ -210,6 +210,11 @@ def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
         ([EPISODES[0], {"action": EPISODES[1]["action"]}], "same columns"),
         ([EPISODES[0], make_episode(3, size=9)], "rows of shape"),
         ([EPISODES[0], {**EPISODES[1], "action": EPISODES[1]["action"].astype(int)}], "give all episodes one dtype"),
+        ([{**EPISODES[0], "action": EPISODES[0]["action"].astype(str)}], "must hold numbers, and pixels uint8"),
+        ([{**EPISODES[0], "pixels": EPISODES[0]["pixels"] / 255}], "must hold numbers, and pixels uint8"),
+        ([{**EPISODES[0], "action": np.float32(0)}], "equally long and not empty"),
+        ([{**EPISODES[0], "ep_len": EPISODES[0]["action"]}], "'ep_len' and 'ep_offset' are made here"),
+        ([{"pixels": EPISODES[0]["pixels"]}], "needs a column 'action'"),
     ],
 )
 def test_episodes_that_do_not_fit_are_not_written(tmp_path: Path, episodes: list[Columns], message: str) -> None:

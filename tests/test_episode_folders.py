@@ -142,6 +142,10 @@ def truncate(folder: Path) -> None:
         (lambda folder: np.savez(folder / "action.npz", np.array([{}] * ROWS)), r"action\.npz is truncated or not a"),
         (shorten, r"ep_1\.mp4 has 5 frames, its episode 3 steps"),
         (truncate, r"state\.npz is truncated or not a table"),
+        (lambda folder: np.savez(folder / "ep_len.npz", [5.5, 3.0, 3.5]), "must hold one whole number per episode"),
+        (lambda folder: np.savez(folder / "ep_len.npz", [[5], [3], [4]]), "must hold one whole number per episode"),
+        (lambda folder: np.savez(folder / "ep_len.npz", [8, 0, 4]), "has episodes without steps"),
+        (lambda folder: np.savez(folder / "state.npz", 7.0), r"columns have {'state': \(\)}"),
     ],
 )
 def test_broken_folders(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:

@@ -107,6 +107,7 @@ def test_drawing_and_reading_manifests(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     write_episodes(tmp_path / "data.h5", [random_walk(rng, 10 + i) for i in range(60)], {"policy": "walk"})
     data = EpisodeFile(tmp_path / "data.h5")
+    data.attrs["note"] = np.bytes_("made elsewhere")
     manifest = draw(data, "strict", "test", seed=3, pairs=2, offset=5)
     assert manifest == draw(data, "strict", "test", seed=3, pairs=2, offset=5)
     assert manifest.dataset["policy"] == "walk"
@@ -129,7 +130,9 @@ def test_drawing_and_reading_manifests(tmp_path: Path) -> None:
         Manifest.read("strict", "test", 4, tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"task": "flying"}, {"rules": ("lenient",)}, {"episodes": 0}, {"seeds": ()}])
+@pytest.mark.parametrize(
+    "change", [{"task": "flying"}, {"rules": ("lenient",)}, {"episodes": 0}, {"seeds": ()}, {"seeds": (0, 0)}]
+)
 def test_bad_settings_are_refused(change: dict) -> None:
     with pytest.raises(ValueError):
         EvaluateConfig(**change)

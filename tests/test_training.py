@@ -123,6 +123,18 @@ def test_an_extraction_goes_on_where_it_ended(data: Path, slots: Path, tmp_path:
     np.testing.assert_array_equal(np.load(begun.out / "slots.npy")[80:], np.load(slots / "slots.npy")[80:])
 
 
+def test_an_extraction_that_lost_slots_is_not_gone_on_with(data: Path, slots: Path, tmp_path: Path) -> None:
+    begun = ExtractConfig(data=data, encoder=slots.parent / "encoder", out=tmp_path / "slots", episodes=2)
+    extract(begun)
+    whole = (begun.out / "slots.npy").read_bytes()
+    (begun.out / "slots.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="truncated or no array; delete its folder and make it again"):
+        extract(replace(begun, episodes=0))
+    np.save(begun.out / "slots.npy", np.zeros((3, 4, 5), np.float16))
+    with pytest.raises(ValueError, match=r"float16 \(3, 4, 5\), expected float16 .*make it again"):
+        extract(replace(begun, episodes=0))
+
+
 def test_an_encoder_is_not_trained_on_with_other_frames_of_that_name(data: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
     write_episodes(tmp_path / data.name, [{"pixels": frames, "action": np.zeros((40, 2), np.float32)}] * 6)

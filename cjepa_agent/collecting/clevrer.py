@@ -85,7 +85,8 @@ class CLEVRERCollection(Collection):
     def scenes(self) -> list[int]:
         """Indices of all scenes, in order."""
         held_out = max(1, self.videos // 4)
-        sizes = {"train": self.videos - 2 * held_out, "validation": held_out, "test": held_out}
+        train = min(self.videos - 2 * held_out, FIRST["validation"])
+        sizes = {"train": train, "validation": self.videos - train - held_out, "test": held_out}
         return [FIRST[split] + number for split in SPLITS for number in range(sizes[split])]
 
     def recipe(self) -> dict[str, Any]:

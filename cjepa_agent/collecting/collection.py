@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cjepa_agent.data.episodes import SPLITS, EpisodeFile, write_episodes
-from cjepa_agent.files import read_json, write_json
+from cjepa_agent.files import as_json, read_json, write_json
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import package_version
 
@@ -48,6 +48,8 @@ class Collection(ABC):
     SHARD: ClassVar[int]  # episodes per part; what a kill can cost each worker
 
     def __post_init__(self) -> None:
+        if not self.out.name:
+            raise ValueError(f"out must be the name of what is made, got {str(self.out)!r}")
         self._require(seed=0, workers=0)
 
     def _require(self, **least: int) -> None:
@@ -124,6 +126,8 @@ def collect(collection: Collection) -> None:
         ChildProcessError: a worker was killed.
     """
     recipe, began = collection.recipe(), time.monotonic()
+    if collection.file.is_dir():
+        raise FileExistsError(f"{collection.file} is a folder and stays as it is; choose another out=")
     if collection.file.exists():
         # A finished file stays what it is when packages are updated; parts of one file must not differ in that.
         _check_recipe(collection.file, EpisodeFile(collection.file).attrs, recipe, str(collection.out), {"versions"})
@@ -145,7 +149,7 @@ def _check_recipe(
     remove: str,
     ignored: AbstractSet[str] = frozenset(),
 ) -> None:
-    found = {key: getattr(value, "tolist", lambda value=value: value)() for key, value in found.items()}
+    found = as_json(dict(found))
     keys = sorted({*recipe, *found} - ignored)
     changed = [f"{key}: {found.get(key)}, not {recipe.get(key)}" for key in keys if found.get(key) != recipe.get(key)]
     if changed:
@@ -160,10 +164,11 @@ def collect_shards(collection: Collection, recipe: Mapping[str, Any]) -> None:
     note = collection.parts / "recipe.json"
     if note.exists():
         begun = f"{collection.parts} and {collection.out}" if collection.out.exists() else str(collection.parts)
-        _check_recipe(collection.parts, read_json(note), recipe, begun)
+        found = read_json(note)
+        _check_recipe(collection.parts, found if isinstance(found, Mapping) else {}, recipe, begun)
     else:
         write_json(note, recipe)
-    missing = [shard for shard in collection.shards if not collection.shard_path(shard).exists()]
+    missing = [shard for shard in collection.shards if not _is_whole(collection.shard_path(shard))]
     if not missing:
         return
     done = collection.size - sum(len(collection.shard_episodes(shard)) for shard in missing)
@@ -179,6 +184,14 @@ def collect_shards(collection: Collection, recipe: Mapping[str, Any]) -> None:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_whole(part: Path) -> bool:
+    try:
+        EpisodeFile(part)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _bar(collection: Collection, task: str, done: int = 0) -> tqdm:

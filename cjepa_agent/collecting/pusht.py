@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,7 +105,7 @@ class PushTCollection(Collection):
     def maker(self) -> Callable[[int], Episode]:
         """See ``Collection``; raises ValueError for a policy file that does not fit."""
         behaviour = make_behaviour(self.policy, self.algorithm)
-        if isinstance(behaviour, SavedBehaviour):
+        if isinstance(behaviour, SavedBehaviour) and parent_process() is not None:
             import torch
 
             torch.set_num_threads(1)  # the workers share the cores

@@ -13,7 +13,7 @@ stable-worldmodel itself writes them as another kind.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,12 @@ def read_folder(folder: Path) -> EpisodeFolder:
 
 
 def _of_tables(folder: Path) -> EpisodeFolder:
-    lengths = _table(folder / "ep_len.npz").astype(np.int64)
+    lengths = _table(folder / "ep_len.npz")
+    if lengths.ndim != 1 or lengths.dtype.kind not in NUMBERS or (lengths != np.floor(lengths)).any():
+        raise ValueError(f"{folder / 'ep_len.npz'} must hold one whole number per episode, got {lengths}")
+    if (lengths < 1).any():
+        raise ValueError(f"{folder / 'ep_len.npz'} has episodes without steps: {lengths.tolist()}")
+    lengths = lengths.astype(np.int64)
     tables = {path.stem: _table(path) for path in sorted(folder.glob("*.npz")) if path.stem not in INDICES}
     pictures: dict[str, Frames] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -142,7 +147,7 @@ def _dataset(
     numbers = {name: table for name, table in tables.items() if table.dtype.kind in NUMBERS}
     if "action" not in numbers:
         raise ValueError(f"{folder} has no actions; it has {sorted({*tables, *pictures})}")
-    if wrong := {name: len(table) for name, table in numbers.items() if len(table) != lengths.sum()}:
+    if wrong := {name: table.shape for name, table in numbers.items() if table.shape[:1] != (lengths.sum(),)}:
         raise ValueError(f"{folder}: episodes have {lengths.sum()} steps in all, but columns have {wrong}")
     if len(pictures) == 1:  # whatever it is called, other commands look for pixels
         pictures = dict(zip(["pixels"], pictures.values(), strict=True))
@@ -163,7 +168,7 @@ def _episode_video(place: Path, index: int, length: int) -> NDArray[np.uint8]:
 
 def _episode_pictures(place: Path, index: int, length: int) -> NDArray[np.uint8]:
     paths = [place / f"ep_{index}_step_{step}.jpeg" for step in range(length)]
-    return np.stack([_picture(path if path.is_file() else path.with_suffix(".jpg")) for path in paths])
+    return _pictures([path if path.is_file() else path.with_suffix(".jpg") for path in paths])
 
 
 def _referred(folder: Path, column: Any, first: NDArray[np.int64], index: int, length: int) -> NDArray[np.uint8]:
@@ -174,7 +179,7 @@ def _referred(folder: Path, column: Any, first: NDArray[np.int64], index: int, l
         raise ValueError(f"{folder} refers to {outside[0]!r}, which is not in it")
     if paths[0].suffix == ".mp4":
         return _video(paths[0], length)
-    return np.stack([_picture(path) for path in paths])
+    return _pictures(paths)
 
 
 def _video(path: Path, length: int) -> NDArray[np.uint8]:
@@ -185,6 +190,14 @@ def _video(path: Path, length: int) -> NDArray[np.uint8]:
     if len(frames) != length:
         raise ValueError(f"{path} has {len(frames)} frames, its episode {length} steps")
     return frames
+
+
+def _pictures(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    pictures = [_picture(path) for path in paths]
+    for path, picture in zip(paths, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise ValueError(f"{path} is {picture.shape}, {paths[0]} {pictures[0].shape}; expected one size")
+    return np.stack(pictures)
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:

@@ -86,10 +86,19 @@ def write_episodes(
 
 
 def _append(file: h5py.File, episode: Mapping[str, NDArray[Any]], at: int) -> int:
-    lengths = {len(column) for column in episode.values()}
+    episode = {name: np.asarray(column) for name, column in episode.items()}
+    shapes = {name: column.shape for name, column in episode.items()}
+    lengths = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(lengths) != 1 or 0 in lengths:
-        shapes = {name: column.shape for name, column in episode.items()}
         raise ValueError(f"the columns of an episode must be equally long and not empty, got {shapes}")
+    if "action" not in episode or not {"ep_len", "ep_offset"}.isdisjoint(episode):
+        raise ValueError(
+            f"an episode needs a column 'action', and 'ep_len' and 'ep_offset' are made here, got {sorted(episode)}"
+        )
+    types = {name: str(column.dtype) for name, column in episode.items()}
+    wrong = {name for name, column in episode.items() if column.dtype.kind not in "biuf"}
+    if wrong or types.get("pixels", "uint8") != "uint8":
+        raise ValueError(f"columns must hold numbers, and pixels uint8, got {types}")
     if at and set(file) != set(episode):
         raise ValueError(f"episodes must have the same columns, got {sorted(file)} and {sorted(episode)}")
     for name, column in episode.items():
@@ -188,12 +197,15 @@ class EpisodeFile:
         if "split" not in self.columns:
             return split_episodes(len(self))
         split: NDArray[np.int8] = self.read_all("split")[self.offsets]
+        if unknown := sorted(set(split.tolist()) - set(range(len(SPLITS)))):
+            raise ValueError(f"{self.path} has {unknown} in its column split; expected 0, 1, 2 for {list(SPLITS)}")
         return split
 
     def episodes(self, split: Split) -> NDArray[np.int64]:
-        """Indices of the episodes in ``split``; raises ValueError where fewer than three cannot be split."""
+        """Indices of the episodes in ``split``; raises ValueError for another name, or for fewer than three."""
         if split == "all":
             return np.arange(len(self))
+        require_splits([split])
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def read(self, column: str, episode: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:

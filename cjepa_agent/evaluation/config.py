@@ -95,6 +95,8 @@ class EvaluateConfig:
             raise ValueError(f"removal must be one of {list(get_args(Removal))}, got {self.removal!r}")
         if not self.rules or self.seeds == ():
             raise ValueError(f"rules and seeds must not be empty, got {self.rules} and {self.seeds}")
+        if len(set(self.seeds or ())) < len(self.seeds or ()):
+            raise ValueError(f"seeds must be given once each, got {list(self.seeds or ())}")
         for rule in self.rules:
             success_rule(rule)
         for name in ("episodes", "budget", "batch"):

@@ -73,16 +73,21 @@ def read_scene(annotation: Mapping[str, Any]) -> Scene:
 
 def _read(annotation: Mapping[str, Any]) -> Trajectory:
     ids = [int(given["object_id"]) for given in annotation["object_property"]]
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError(f"objects have the ids {ids}, expected one or more, each its own")
+    numbers = [frame["frame_id"] for frame in annotation["motion_trajectory"]]
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"motion_trajectory must have the frames 0, 1, 2, ..., each once, got {numbers}")
     frames = [{entry["object_id"]: entry for entry in frame["objects"]} for frame in annotation["motion_trajectory"]]
     states = {
         name: np.array([[_vector(name, frame[id][name]) for id in ids] for frame in frames], dtype=np.float64)
         for name in STATE
     }
+    expected = (len(frames), len(ids), 3)
+    if wrong := [name for name, found in states.items() if found.shape != expected or not np.isfinite(found).all()]:
+        raise ValueError(f"{wrong} must be three finite numbers of each object in each frame")
     inside = np.array([[frame[id]["inside_camera_view"] for id in ids] for frame in frames], dtype=bool)
-    collisions = (
-        Collision((min(given["object_ids"]), max(given["object_ids"])), given["frame_id"], tuple(given["location"]))
-        for given in annotation["collision"]
-    )
+    collisions = [_collision(given, ids) for given in annotation["collision"]]
     names = [(given["shape"], given["color"], given["material"]) for given in annotation["object_property"]]
     return trajectory_of(ids, names, states, inside, collisions)
 
@@ -123,6 +128,14 @@ def trajectory_of(
         present=np.ones_like(inside),
         collisions=tuple(sorted(collisions, key=lambda collision: collision.frame)),
     )
+
+
+def _collision(given: Mapping[str, Any], ids: Sequence[int]) -> Collision:
+    first, second = sorted(given["object_ids"])
+    frame = given["frame_id"]
+    if first == second or not {first, second} <= set(ids) or frame != int(frame):
+        raise ValueError(f"a collision must be of two of the objects {ids} in a frame, got {given}")
+    return Collision((first, second), int(frame), tuple(given["location"]))
 
 
 def _vector(name: str, given: Sequence[float]) -> Sequence[float]:

@@ -274,7 +274,9 @@ def _parse(options: Mapping[str, Any] | None) -> tuple[Scene | None, Collection[
         scene = read_scene(scene)
     if not isinstance(scene, Scene | None):
         raise ValueError(f"scene must be a Scene or an annotation in CLEVRER's format, got {type(scene).__name__}")
-    removed = given.get("remove", ())
-    if not isinstance(removed, Collection) or not all(isinstance(id, Integral) for id in removed):
+    removed = given.get("remove")
+    if removed is None:
+        return scene, ()
+    if not isinstance(removed, Collection) or any(isinstance(i, bool) or not isinstance(i, Integral) for i in removed):
         raise ValueError(f"remove must be a list of object ids, got {removed!r}")
     return scene, removed

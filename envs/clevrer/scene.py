@@ -130,6 +130,9 @@ class Scene:
             rng: where the draws come from.
             scale: standard deviation of the change of each coordinate, as a share of the objects' radius, and of
                 each velocity, as a share of itself.
+
+        Raises:
+            ValueError: objects that touch came to overlap.
         """
         return Scene(
             tuple(

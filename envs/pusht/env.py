@@ -39,8 +39,8 @@ class PushTEnv(gym.Env[Any, NDArray[np.float32]]):
     a full state must be reached, given as numbers and as an image; this is the protocol of DINO-WM, LeWM and C-JEPA.
 
     Physics, random starts and looks are those of `gym_pusht/PushT-v0` 0.1.8: equal states and equal absolute
-    actions give equal trajectories. Unlike there, `reset` gives exactly the state that was asked for, and the agent
-    never starts inside the block.
+    actions give equal trajectories. Unlike there, `reset` gives exactly the state that was asked for, and in random
+    starts the agent is never inside the block.
 
     ## Action Space
 
@@ -158,7 +158,7 @@ class PushTEnv(gym.Env[Any, NDArray[np.float32]]):
 
     ```
 
-    An environment can be copied and pickled at any moment: the copy relives the episode from its start and goes on
+    An environment can be deep-copied and pickled at any moment: the copy relives the episode from its start and goes on
     bit for bit like the original. To start from `get_state()` is not quite the same: the block then rests, which in
     the midst of a push costs the last hundredth of a second of its motion (0.3 px in the median of such steps), and a
     block that was squeezed out of the arena is refused.

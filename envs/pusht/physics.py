@@ -65,7 +65,6 @@ class PushTPhysics:
         scale: px per unit of the block's outline.
         agent_radius: px.
         count_contacts: count contact points per step (costs a Python callback per contact).
-        damping: fraction of velocity kept per second, 0 in Push-T.
     """
 
     def __init__(
@@ -74,10 +73,9 @@ class PushTPhysics:
         scale: float = 30.0,
         agent_radius: float = 15.0,
         count_contacts: bool = False,
-        damping: float = 0.0,
     ) -> None:
         self.shape, self.scale, self.agent_radius = shape_name(shape), float(scale), float(agent_radius)
-        self.count_contacts, self.damping = count_contacts, damping
+        self.count_contacts = count_contacts
         self.outline = block_outline(shape, self.scale)
         self._goal: tuple[tuple[float, ...], BaseGeometry] | None = None
         self.reset(np.array([256.0, 400.0, 256.0, 300.0, 0.0, 0.0, 0.0]))
@@ -92,7 +90,7 @@ class PushTPhysics:
         self._start, self._targets = values, list[tuple[float, float]]()
         self.space = space = pymunk.Space()
         space.gravity = 0, 0
-        space.damping = self.damping
+        space.damping = 0  # the share of its velocity that a body keeps per second
         low, high = WALL_LOW, WALL_HIGH
         corners = [((low, high), (low, low)), ((low, low), (high, low)), ((high, low), (high, high))]
         corners.append(((low, high), (high, high)))
@@ -155,10 +153,10 @@ class PushTPhysics:
             self._goal = (pose, place(self.outline, pose))
         goal = self._goal[1]
         block = place(self.outline, (*self.block.position, self.block.angle))
-        return float(goal.intersection(block).area / goal.area)
+        return min(1.0, float(goal.intersection(block).area / goal.area))
 
     def __getstate__(self) -> dict[str, Any]:
-        arguments = (self.shape, self.scale, self.agent_radius, self.count_contacts, self.damping)
+        arguments = (self.shape, self.scale, self.agent_radius, self.count_contacts)
         return {"arguments": arguments, "start": self._start, "targets": self._targets}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
