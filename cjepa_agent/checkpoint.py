@@ -28,6 +28,7 @@ from cjepa_agent.encoders.kinds import PRIVILEGED
 from cjepa_agent.encoders.patches import PatchTokenConfig
 from cjepa_agent.files import plain, read_json
 from cjepa_agent.hub import find_weights
+from cjepa_agent.processor import SCALES
 from cjepa_agent.provenance import git_commit, package_version, settings_record
 from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
@@ -179,15 +180,20 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [key for key in ("version", "git_commit", "model", "training") if key not in config]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
+    if not isinstance(config["training"], dict):
+        raise ValueError(f"{path}: training must be keys and values, got {config['training']!r}")
     try:
         return {**config, "model": WorldModelConfig.from_dict(config["model"])}
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _read_processors(path: Path, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ActionPrior | None]:
     """Normalisation and, unless actions have no numbers, action prior."""
     tensors = read_tensors(path)
+    scales = {name: tensors[PROCESSOR + name] for name in SCALES if PROCESSOR + name in tensors}
+    if not_positive := [PROCESSOR + name for name, value in scales.items() if not (value > 0).all()]:
+        raise ValueError(f"{path}: {not_positive} must be positive")
     if not buffers[PROCESSOR + "action_mean"].numel():
         check_tensors(path, tensors, buffers)
         return tensors, None

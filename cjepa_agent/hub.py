@@ -29,11 +29,14 @@ def find_weights(
 
     Raises:
         FileNotFoundError: no such folder or Hub repository.
-        ValueError: the name is empty, or that of bundled weights and of a folder with others.
+        ValueError: the name is empty, or that of bundled weights and of a folder with others; or a revision is asked
+            for of what is not on the Hub.
     """
+    name = bundled[0] if name_or_path is None else str(name_or_path)
+    if revision and (name in bundled or Path(name).is_dir()):
+        raise ValueError(f"revision is for weights on the Hub, and {name} are not; got revision={revision!r}")
     if name_or_path is None:
-        return _in_package(bundled[0])
-    name = str(name_or_path)
+        return _in_package(name)
     if not name:
         raise ValueError(f"the name of the weights is empty; give a folder, a Hub id or one of {list(bundled)}")
     if name in bundled:

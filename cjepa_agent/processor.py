@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cjepa_agent.latent import Latent
 
+SCALES = ("slot_scale", "proprio_std", "action_std")  # buffers that are positive
 STILL = 1e-6  # standard deviation, in units of the data, of what counts as constant
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from cjepa_agent.encoders.kinds import Encoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictors.base import Predictor
+from cjepa_agent.provenance import settings_record
 from cjepa_agent.reading.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest, require_device
 from cjepa_agent.world_model import WorldModel
@@ -50,8 +51,9 @@ class RolloutConfig:
         slots: folder of slots, written by ``python -m cjepa_agent.extract``, of the encoder that the predictor is for.
         out: folder for the longer slots; an unfinished rollout there is continued.
         frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.
-        remove: how an object is taken away: ``none`` takes none; ``drop`` leaves its slot out of the attention, and it
-            stays 0; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
+        remove: how an object is taken away from the predictor: ``none`` takes none; ``drop`` leaves its slot out of the
+            attention; ``empty`` puts the empty slot of ``encoder=state`` in its place; ``mask`` hides it in all frames.
+            Its slot is 0 in what is written.
         data: with ``remove`` and slots of pixels, the CLEVRER data set on whose training annotations it is learned to
             tell when an object is in view (``cjepa_agent.reading.slot_reader``); without it, all slots count as in view
             from the first frame, and objects that enter later must be foretold.
@@ -110,7 +112,7 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, source, autoencoder, {config.out: identity}, lambda slots: [_repeated(slots, missing)])
         return
     model = video_model(config.checkpoint, source).to(config.device)
-    identity["checkpoint"] = digest(model.state_dict())
+    identity["checkpoint"] = digest(model.state_dict(), settings_record(model.config))
     if config.remove == "none":
         outs = {config.out: identity}
         _write(config, source, autoencoder, outs, lambda slots: [continued(model, slots, config.frames)])
@@ -237,7 +239,7 @@ def resimulated(
         Slots (B, frames, S, D), and which of them were predicted (B, frames, S), bool.
 
     Raises:
-        ValueError: the video is shorter than the model's history.
+        ValueError: the video is shorter than the model's history, or there is no such slot or way.
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps = needed // step, -(-frames // step)
@@ -259,7 +261,7 @@ def resimulated(
     whole = latent.slots.new_zeros(*latent.slots.shape[:2], *slots.shape[2:])
     whole[:, :, others] = torch.cat([begin.slots, predicted.slots], dim=1)
     made = torch.where(known.unsqueeze(-1), slots, _merged(model, whole))[:, :frames]
-    if removed is not None and how == "drop":
+    if removed is not None:
         made[:, :, removed] = 0.0
     return made, ~known[:, :frames]
 
@@ -309,7 +311,7 @@ def downstream(
         expected: ``expectations`` of the same slots, which are the same whatever is removed; made here without.
 
     Raises:
-        ValueError: the video is shorter than the model's history.
+        ValueError: the video is shorter than the model's history, or there is no such slot or way.
     """
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
     history, steps, seen, future = needed // step, -(-frames // step), observed // step, _compared(model)
@@ -338,8 +340,7 @@ def downstream(
         path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted[:, : now.stop - begin], path[:, now])
     result = _merged(model, path)[:, :frames]
     result[:, :observed] = torch.where(_in_order(made, step)[:, :observed].unsqueeze(-1), result[:, :observed], slots)
-    if how == "drop":
-        result[:, :, removed] = 0.0
+    result[:, :, removed] = 0.0
     return Downstream(result, _in_order(made, step)[:, :frames], apart.unflatten(0, (-1, step)).amax(1))
 
 
@@ -375,6 +376,11 @@ def _compared(model: WorldModel) -> int:
 
 def _emptied(slots: Tensor, present: Tensor, removed: int, how: Removal) -> tuple[Tensor, Tensor]:
     """Slots (B, T, S, D), and which (B, T, S) are in view, without the removed one; a hidden one stays in its place."""
+    if not 0 <= removed < slots.shape[2] or how not in get_args(Removal):
+        raise ValueError(
+            f"what is taken away must be one of {slots.shape[2]} slots, by one of {get_args(Removal)}, got slot "
+            f"{removed} by {how!r}"
+        )
     if how == "mask":
         return slots, present
     taken = torch.tensor([removed], device=slots.device)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +22,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values."""
+def digest(tensors: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 of names, types, shapes and values, and of settings of plain types that go with them."""
     found = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    if settings is None:
+        return found.hexdigest()
+    return hashlib.sha256((json.dumps(settings, sort_keys=True) + found.hexdigest()).encode()).hexdigest()
 
 
 def require_device(name: str) -> None:

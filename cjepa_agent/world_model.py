@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import dacite
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from cjepa_agent.predictors.base import Predictor
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.kinds import AnyPredictorConfig, predictor_config
 from cjepa_agent.processor import Processor
+from configs.kinds import STRICT
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,12 @@ class WorldModelConfig:
     roles: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.roles, dict) or not all(
-            isinstance(slot, int) and 0 <= slot < self.encoder.n_slots for slot in self.roles.values()
-        ):
+        if self.action_block < 1 or min(self.proprio_dim, self.env_action_dim) < 0:
+            raise ValueError(
+                f"action_block must be 1 or more, proprio_dim and env_action_dim 0 or more, got {self.action_block}, "
+                f"{self.proprio_dim} and {self.env_action_dim}"
+            )
+        if not all(0 <= slot < self.encoder.n_slots for slot in self.roles.values()):
             raise ValueError(f"roles must name slots 0 to {self.encoder.n_slots - 1}, got {self.roles}")
 
     @property
@@ -59,13 +64,18 @@ class WorldModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> WorldModelConfig:
-        """Rebuild from ``dataclasses.asdict``; raises ValueError naming unknown or missing keys."""
+        """Rebuild from ``dataclasses.asdict``; raises ValueError naming what does not fit.
+
+        Of encoder and predictor, what a checkpoint of an older release does not tell takes its default.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            found = sorted(values) if isinstance(values, dict) else values
+            raise ValueError(f"not a world model configuration: expected {sorted(names)}, got {found}")
+        hooks: Any = {AnyEncoderConfig: encoder_config, AnyPredictorConfig: predictor_config}
         try:
-            rest = {k: v for k, v in values.items() if k not in ("encoder", "predictor")}
-            return cls(
-                encoder=encoder_config(values["encoder"]), predictor=predictor_config(values["predictor"]), **rest
-            )
-        except (TypeError, KeyError) as error:
+            return dacite.from_dict(cls, values, replace(STRICT, type_hooks={**STRICT.type_hooks, **hooks}))
+        except dacite.DaciteError as error:
             raise ValueError(f"not a world model configuration: {error}") from error
 
 
@@ -106,8 +116,12 @@ class WorldModel(nn.Module):
                 slots through videos (``VideoEncoder``).
 
         Raises:
-            ValueError: another shape or dtype.
+            ValueError: another shape or dtype, or numbers that are not finite.
         """
+        expected = (len(observed), self.config.proprio_dim)
+        if proprio.shape != expected or not torch.isfinite(proprio).all():
+            raise ValueError(f"proprio must be {expected} finite numbers, got {tuple(proprio.shape)}: {proprio}")
+        proprio = proprio.float()
         if isinstance(self.encoder, VideoEncoder) and initial is not None:
             raw = self.processor.raw_slots(initial)
             scenes = [self.encoder.read(*scene) for scene in zip(observed.split(1), raw.split(1), strict=True)]

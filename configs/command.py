@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
 import hydra
@@ -23,8 +23,9 @@ from docstring_parser import parse
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from configs.kinds import STRICT, of_kind
+
 T = TypeVar("T")
-STRICT = dacite.Config(strict=True, cast=[float, Path])
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,6 @@ def _kinds(schema: type[Any], field: str) -> dict[str, type[Any]]:
     return {cls.kind: cls for cls in types} if types and all(map(dataclasses.is_dataclass, types)) else {}
 
 
-def _of_kind(field: str, kinds: Mapping[str, type[Any]], values: Mapping[str, Any]) -> Any:
-    """The dataclass that a field's ``values`` are of, by their ``kind``, filled; see ``build`` for what it raises."""
-    kind = str(values.get("kind"))
-    if kind not in kinds:
-        raise ValueError(f"{field}.kind is {kind}; expected one of {list(kinds)}")
-    try:
-        return dacite.from_dict(kinds[kind], values, STRICT)
-    except dacite.UnexpectedDataError as error:
-        raise ValueError(
-            f"{field}.kind={kind} has no {sorted(error.keys)}; choose a kind with all its keys by {field}={kind}"
-        ) from error
-
-
 def _fields(schema: type[Any]) -> list[tuple[str, Any]]:
     return [(f.name, getattr(schema(), f.name)) for f in dataclasses.fields(schema)]
 
@@ -153,21 +141,31 @@ def build(schema: type[T] | Variants[T], config: DictConfig) -> T:
     if isinstance(schema, Variants):
         schema = schema.schemas[values.pop(schema.key)]
     hooks: dict[type[Any], Callable[[Any], Any]] = {
-        hint: partial(_of_kind, field, kinds)
+        hint: partial(of_kind, field, kinds)
         for field, hint in get_type_hints(schema).items()
         if (kinds := _kinds(schema, field))
     }
     try:
-        return dacite.from_dict(schema, values, dataclasses.replace(STRICT, type_hooks=hooks))
+        return dacite.from_dict(schema, values, dataclasses.replace(STRICT, type_hooks={**STRICT.type_hooks, **hooks}))
     except dacite.WrongTypeError as error:
         key = str(error.field_path)
         given = reduce(getitem, key.split("."), values)
-        wanted = getattr(error.field_type, "__name__", error.field_type)
+        choices = _choices(error.field_type)
+        wanted = f"one of {choices}" if choices else getattr(error.field_type, "__name__", error.field_type)
+        if wanted == "float":
+            wanted = "a finite number"
         if "tuple" in str(error.field_type) and not isinstance(given, tuple):
             wanted = f"a list, such as {key}=[{given}]"
         raise ValueError(f"configuration: {key} is {given!r}; expected {wanted}") from error
     except dacite.DaciteError as error:
         raise ValueError(f"configuration: {error}") from error
+
+
+def _choices(hint: Any) -> list[Any]:
+    """What a type hint names one by one."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
 def help_text(module: str, schema: type[Any] | Variants[Any]) -> str:

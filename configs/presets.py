@@ -27,5 +27,7 @@ def preset(schema: type[T], group: str, name: str) -> T:
     values = OmegaConf.create((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     if not isinstance(values, DictConfig):
         raise ValueError(f"configs/{group}/{name}.yaml is not a mapping")
-    values.pop("defaults", None)
+    begun = values.pop("defaults", ["default"])[0]
+    if begun not in ("default", getattr(schema, "kind", "default")):
+        raise ValueError(f"{group} preset {name!r} is of the kind {begun!r}, not {schema.__name__}")
     return build(schema, values)

@@ -364,6 +364,12 @@ class TestRollout:
         assert (tmp_path / "out/slots.npy").read_bytes() == before
         with pytest.raises(ValueError, match="choose another out="):
             rollout(replace(config, checkpoint="copy"))
+        shutil.copytree(trained / "checkpoint", tmp_path / "slower")
+        settings = json.loads((tmp_path / "slower/config.json").read_text())
+        settings["model"]["action_block"] = 1  # the same weights predict otherwise
+        (tmp_path / "slower/config.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match="choose another out="):
+            rollout(replace(config, checkpoint=str(tmp_path / "slower")))
 
     @pytest.mark.parametrize("observed", [False, True])
     def test_without_each_object(self, slots: Path, trained: Path, tmp_path: Path, observed: bool) -> None:

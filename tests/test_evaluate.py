@@ -220,7 +220,11 @@ def test_user_errors_are_one_line(tmp_path: Path) -> None:
         ({"seeds": 0}, r"seeds is 0; expected a list, such as seeds=\[0\]"),
         ({"seeds": ["a"]}, r"seeds is \('a',\); expected tuple\[int"),
         ({"batch": "many"}, "batch is 'many'; expected int"),
-        ({"planner": {"method": 3}}, "planner.method is 3; expected str"),
+        ({"planner": {"method": 1.5}}, "planner.method is 1.5; expected str"),
+        ({"planner": {"method": 3}}, "planner.method is '3'; expected .*icem"),
+        ({"batch": True}, "batch is True; expected int"),
+        ({"task": "x"}, "task must be"),
+        ({"out": 5.5}, "out is 5.5; expected"),
     ],
 )
 def test_values_of_the_wrong_type_are_named(values: dict, message: str) -> None:

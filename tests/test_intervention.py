@@ -111,12 +111,13 @@ class TestResimulation:
         whole, _ = resimulated(model, slots, 140)
         made, again = (resimulated(model, given, 140, 0, how)[0] for given in (slots, other))  # type: ignore[arg-type]
         assert torch.equal(made[:, :, 1:], again[:, :, 1:])
-        if how == "drop":
-            assert not made[:, :, 0].any()
+        assert not made[:, :, 0].any()
+        changed = downstream(model, slots, 140, 0, how).slots  # type: ignore[arg-type]
+        assert not changed[:, :, 0].any() and changed[:, :, 1:].any()
         if how == "empty":
             emptied = slots.clone()
             emptied[:, :, 0] = 0.0
-            assert torch.equal(made, resimulated(model, emptied, 140)[0]) and not made[:, :128, 0].any()
+            assert torch.equal(made[:, :, 1:], resimulated(model, emptied, 140)[0][:, :, 1:])
         assert not torch.allclose(made[:, 20:, 1:], whole[:, 20:, 1:])
 
     def test_a_batch_gives_what_each_video_gives_alone(self) -> None:
@@ -124,6 +125,12 @@ class TestResimulation:
         together, _ = resimulated(model, videos, 150, 1)
         alone, _ = resimulated(model, videos[2:], 150, 1)
         assert torch.allclose(together[2:], alone, atol=1e-5)
+
+    @pytest.mark.parametrize(("removed", "how"), [(-1, "drop"), (7, "drop"), (0, "emty")])
+    def test_what_is_not_there_cannot_be_taken_away(self, removed: int, how: str) -> None:
+        for function in (resimulated, downstream):
+            with pytest.raises(ValueError, match="must be one of 7 slots, by one of"):
+                function(random_model(), torch.zeros(1, 12, 7, 128), 20, removed, how)  # type: ignore[operator]
 
     def test_short_videos_are_refused(self) -> None:
         with pytest.raises(ValueError, match="needs 6 frames"):

@@ -11,6 +11,7 @@ from cjepa_agent.encoders.given_slots import GivenSlotsConfig
 from cjepa_agent.encoders.videosaur import VideoSAURConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
+from cjepa_agent.predictors.losses import LossSettings
 from cjepa_agent.predictors.masking import MaskConfig, sample_mask
 from cjepa_agent.predictors.released import ReleasedPredictor, ReleasedPredictorConfig
 from cjepa_agent.training.ctt import CTTConfig
@@ -155,6 +156,30 @@ def test_training_minimises_the_authors_loss(case: tuple, masked: int) -> None:
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, state[name].grad, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "first"), [("object", 1), ("fixed", 1), ("tube", 0)])
+def test_nothing_tells_of_what_is_hidden(kind: str, first: int) -> None:
+    predictor, _ = build(CLEVRER)
+    latent, actions = history(CLEVRER, 6)
+    hidden = sample_mask(MaskConfig(count=2, kind=kind), 3, 6, 7, torch.Generator().manual_seed(0))
+    assert hidden[:, first:].any() and not hidden[:, :first].any()
+    other = latent._replace(slots=torch.where(hidden.unsqueeze(-1), 50.0, latent.slots))
+    one, two = (predictor(given, actions, hidden, future=10).slots for given in (latent, other))
+    assert torch.equal(one, two)
+
+
+def test_what_is_shown_of_an_object_is_not_recovered() -> None:
+    """Single cells are hidden of an object, whose future counts like that of others."""
+    predictor, _ = build(CLEVRER)
+    hidden = torch.zeros(1, 3, 2, dtype=torch.bool)
+    hidden[0, 1, 1] = True
+    target = Latent(torch.zeros(1, 4, 2, WIDTH), torch.zeros(1, 4, 0))
+    wrong = torch.zeros(1, 4, 2, WIDTH)
+    wrong[0, 2, 1], wrong[0, 3, 1] = 5.0, 1.0
+    terms = predictor.loss(Latent(wrong, target.proprio), target, hidden, LossSettings(hidden_future_weight=0.0))
+    assert terms.history == 0 and terms.future == 0.5
 
 
 @torch.no_grad()

@@ -7,11 +7,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from tiny_model import tiny_checkpoint
 
 from cjepa_agent.agent import CJEPAAgent
-from cjepa_agent.interop.stable_worldmodel import GoalObservation
+from cjepa_agent.interop.stable_worldmodel import Costable, GoalObservation
+from cjepa_agent.latent import Latent
 from cjepa_agent.manifest import evaluation_pairs
-from cjepa_agent.planning import PlannerSettings
+from cjepa_agent.planning import LatentPlanner, ObjectiveSettings, PlannerSettings, PlanStart
 
 
 class Peer(gym.Env[dict[str, Any], np.ndarray]):
@@ -55,6 +58,26 @@ def test_observations_are_those_of_our_environment() -> None:
 def test_other_environments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"does not tell \['goal', 'goal_proprio'\]"):
         GoalObservation(Peer(tells=False)).reset()
+
+
+def test_costs_are_those_of_the_agents_planner() -> None:
+    checkpoint, rng = tiny_checkpoint(), np.random.default_rng(0)
+    planner = LatentPlanner(checkpoint.model, checkpoint.prior, PlannerSettings(), ObjectiveSettings())
+    pixels = torch.from_numpy(rng.integers(0, 256, (2, 2, 1, 64, 64, 3), np.uint8))
+    proprio = torch.from_numpy(rng.uniform(100, 400, (2, 2, 1, 4)))
+    info: dict[str, Any] = {"pixels": pixels[0], "proprio": proprio[0], "goal": pixels[1], "goal_proprio": proprio[1]}
+    info = {name: value.unsqueeze(1).expand(-1, 3, *value.shape[1:]) for name, value in info.items()}
+    whitened = torch.randn(2, 3, 4, planner.prior.latent_dim, generator=torch.Generator().manual_seed(0))
+    costs = Costable(planner).get_cost(dict(info), whitened)
+    start, goal = (checkpoint.model.encode(pixels[i][:, 0], proprio[i][:, 0]) for i in range(2))
+    history = Latent(start.slots.unsqueeze(1), start.proprio.unsqueeze(1))
+    actions = planner.prior.decode(whitened)
+    with torch.no_grad():
+        expected = planner.cost(PlanStart(history, actions.new_empty(2, 0, actions.shape[-1])), goal, actions)
+    assert costs.shape == (2, 3) and torch.equal(costs, expected)
+    longer = {**info, "pixels": info["pixels"].expand(-1, -1, 2, -1, -1, -1)}
+    with pytest.raises(ValueError, match="must be of one frame per environment"):
+        Costable(planner).get_cost(longer, whitened)
 
 
 def test_our_agent_acts_in_their_environment() -> None:

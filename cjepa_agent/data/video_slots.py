@@ -38,12 +38,19 @@ class VideoSlots:
             raise FileNotFoundError(f"no slots in {folder}; make them with `python -m cjepa_agent.extract`")
         meta = read_json(folder / META)
         try:
-            self.scenes, self.identity, done = [int(s) for s in meta["scenes"]], dict(meta["identity"]), meta["done"]
+            self.scenes, self.identity = [int(s) for s in meta["scenes"]], dict(meta["identity"])
+            done = int(meta["done"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / META} does not describe slots of videos: {error!r}") from error
         self.array: NDArray[np.floating[Any]] = load_array(folder / ARRAY)
-        if self.array.ndim != 4 or len(self.array) != len(self.scenes):
-            raise ValueError(f"{folder / ARRAY} is {self.array.shape}; expected ({len(self.scenes)}, T, S, D)")
+        if self.scenes != sorted(set(self.scenes)):
+            raise ValueError(f"{folder / META} must tell scenes in order, each once, got {self.scenes}")
+        fits = self.array.ndim == 4 and len(self.array) == len(self.scenes)
+        if not fits or self.array.dtype not in (np.float16, np.float32):
+            raise ValueError(
+                f"{folder / ARRAY} is {self.array.dtype} {self.array.shape}; expected float16 or float32 "
+                f"({len(self.scenes)}, T, S, D)"
+            )
         if done < len(self.scenes):
             raise ValueError(f"{folder} has {done} of {len(self.scenes)} videos; run the command that makes it again")
         self._row = {scene: row for row, scene in enumerate(self.scenes)}
@@ -162,10 +169,12 @@ class SlotsWriter:
         write_json(self._folder / META, {"identity": self._identity, "scenes": self._scenes, "done": self.done})
 
 
-def as_stored(slots: Tensor, shape: tuple[int, ...], dtype: np.dtype[Any], of: str) -> NDArray[Any]:
+def as_stored(slots: Tensor | NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], of: str) -> NDArray[Any]:
     """Slots as a file holds them; raises ValueError where their shape is another or the type holds no such numbers."""
     with np.errstate(over="ignore"):  # told below
-        stored = slots.numpy().astype(dtype)
-    if stored.shape != shape or not np.isfinite(stored).all():
-        raise ValueError(f"slots of {of} are {stored.shape}, expected {shape}, all finite in {dtype}")
+        stored = np.asarray(slots).astype(dtype)
+    if stored.shape != shape:
+        raise ValueError(f"slots of {of} are {stored.shape}, expected {shape}")
+    if not np.isfinite(stored).all():
+        raise ValueError(f"slots of {of} hold NaN or numbers too large for {dtype}")
     return stored

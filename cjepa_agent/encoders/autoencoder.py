@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,8 +57,7 @@ class SlotAutoencoder(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 of configuration and weights."""
-        config = json.dumps(settings_record(self.config), sort_keys=True)
-        return hashlib.sha256((config + digest(self.state_dict())).encode()).hexdigest()
+        return digest(self.state_dict(), settings_record(self.config))
 
     @staticmethod
     def copy(source: Path, target: Path) -> None:
@@ -84,7 +81,7 @@ class SlotAutoencoder(nn.Module):
         """
         try:
             config = encoder_config(read_json(folder / CONFIG))
-        except (TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{folder / CONFIG} is not an encoder configuration: {error}") from error
         model = cls(config).eval()
         model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)

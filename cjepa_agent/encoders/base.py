@@ -45,7 +45,7 @@ def fourier(coordinates: Tensor, scales: int) -> Tensor:
 
 
 def prepare_frames(frames: Tensor, size: int) -> Tensor:
-    """Frames (B, H, W, 3) uint8 to (B, 3, size, size) float in [0, 1], area-averaged if the size differs.
+    """Frames (B, H, W, 3) uint8 to (B, 3, size, size) float in [0, 1], resized if need be.
 
     Raises:
         ValueError: another shape or dtype.

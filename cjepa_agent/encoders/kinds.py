@@ -21,6 +21,7 @@ from cjepa_agent.encoders.still_camera import StillCameraConfig
 from cjepa_agent.encoders.stosavi import SAViConfig, StoSAViConfig
 from cjepa_agent.encoders.timm_patches import TimmPatchConfig
 from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig, VideoSAURConfig
+from configs.kinds import of_kind
 
 Encoder = SlotEncoder | PatchEncoder | StateEncoder | CLEVRERStateEncoder | VideoEncoder | AbsentEncoder
 Decoder = ColourDecoder | PatchDecoder
@@ -86,11 +87,7 @@ TrainedEncoderConfig = (
 AnyEncoderConfig = TrainedEncoderConfig | GivenSlotsConfig
 
 
-def encoder_config(values: dict[str, Any]) -> AnyEncoderConfig:
-    """The encoder configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyEncoderConfig]] = {kind.kind: kind for kind in get_args(AnyEncoderConfig)}
-    kinds |= dict.fromkeys(PRIVILEGED, EncoderConfig)
-    name = values.get("kind", EncoderConfig.kind)
-    if name not in kinds:
-        raise ValueError(f"encoder.kind is {name!r}; expected one of {list(kinds)}")
-    return kinds[name](**values)
+def encoder_config(values: Any) -> AnyEncoderConfig:
+    """The encoder configuration whose ``dataclasses.asdict`` these are; raises ValueError if none."""
+    kinds: dict[str, type[AnyEncoderConfig]] = {kind.kind: kind for kind in get_args(AnyEncoderConfig)}
+    return of_kind("encoder", kinds | dict.fromkeys(PRIVILEGED, EncoderConfig), values, EncoderConfig.kind)

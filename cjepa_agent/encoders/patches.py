@@ -19,6 +19,7 @@ from cjepa_agent.encoders.base import CONFIG, WEIGHTS, FrameEncoder, at_points, 
 from cjepa_agent.encoders.dinov2 import SMALL, SMALL_WITH_REGISTERS, Backbone, DINOv2, pretrained
 from cjepa_agent.files import read_json
 from cjepa_agent.tensors import check_tensors, read_tensors
+from configs.kinds import of_kind
 
 
 @dataclass(frozen=True)
@@ -161,16 +162,12 @@ def pretrained_backbone(weights: str) -> DINOv2:
     folder = Path(weights)
     if not (folder / CONFIG).is_file():
         return pretrained(weights)
-    values = read_json(folder / CONFIG)
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / CONFIG} is no configuration of an encoder: {values!r}")
     kinds = {kind.kind: kind for kind in (PatchConfig, DINOv2PatchConfig, DINOv2RegistersConfig)}
-    if values.get("kind") not in kinds:
-        raise ValueError(f"{folder} holds an encoder of kind {values.get('kind')}; expected one of {list(kinds)}")
     try:
-        network, prefix = kinds[values["kind"]](**values).backbone(), "encoder.backbone."
-    except TypeError as error:
-        raise ValueError(f"{folder / CONFIG} is no configuration of an encoder: {error}") from error
+        config = of_kind("encoder", kinds, read_json(folder / CONFIG))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is no configuration of an encoder of patches: {error}") from error
+    network, prefix = config.backbone(), "encoder.backbone."
     tensors = read_tensors(folder / WEIGHTS)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     check_tensors(folder / WEIGHTS, tensors, network.state_dict())

@@ -135,7 +135,8 @@ def released_predictor(part: Part, n_slots: int, heads: int, history: int | None
     frames = history or HISTORY.get(rows)
     if frames is None or not 0 < frames < rows:
         raise ValueError(
-            f"{part.path} has a time embedding of {rows} rows, which may be any history and future; set history="
+            f"{part.path} has a time embedding of {rows} rows, of history and future; give history= as "
+            f"1 to {rows - 1}, got {history}"
         )
     config = ReleasedPredictorConfig(
         depth=_count(tensors, r"transformer\.layers\.(\d+)\."),

@@ -46,6 +46,9 @@ HARMFUL_BUILTINS = {"eval", "exec", "compile", "__import__", "open", "input", "b
 DTYPE_CODE = re.compile(r"(b1|[iu][1248]|f[248]|c8|c16)")
 
 
+TENSOR_ALONE = "torch.storage._load_from_bytes"  # takes a whole PyTorch file as its argument
+
+
 class ForeignPickleError(ValueError):
     """The file holds something other than data."""
 
@@ -330,6 +333,8 @@ class _Machine:
                 f"{self.path} asks for {symbol}, which no weights or slots need: the file is malicious or not what it "
                 f"claims to be. Nothing of it was executed; delete it and fetch it from its source again"
             )
+        if symbol == TENSOR_ALONE:
+            raise ForeignPickleError(f"{self.path} holds tensors that pickle wrote; save them with torch.save")
         if not self.objects:
             raise ForeignPickleError(
                 f"{self.path} holds {symbol}; expected only tensors, arrays, numbers, strings and containers"

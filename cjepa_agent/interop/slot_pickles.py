@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cjepa_agent.data.episodes import SPLITS, EpisodeFile, write_episodes
 from cjepa_agent.data.slot_data import SlotData
-from cjepa_agent.data.video_slots import VideoSlots
+from cjepa_agent.data.video_slots import VideoSlots, as_stored
 from cjepa_agent.encoders.autoencoder import RECIPE, SlotAutoencoder
 from cjepa_agent.encoders.given_slots import GivenSlotsConfig
 from cjepa_agent.extract import load_encoder
@@ -63,6 +64,11 @@ def slots_from_pickle(arrays: Arrays, source: Path, out: Path, encoder: str) -> 
     sizes, lengths = {arrays[part][key].shape[1:] for part, key, _ in videos}, {length for *_, length in videos}
     if len(sizes) != 1:
         raise ValueError(f"{source} holds slots of different shapes {sorted(sizes)}; expected one number and width")
+    if 0 in lengths:
+        raise ValueError(f"{source} must hold frames of each video, got videos without frames")
+    types = {arrays[part][key].dtype for part, key, _ in videos}
+    if wrong := sorted(str(dtype) for dtype in types if dtype.kind != "f"):
+        raise ValueError(f"{source} holds slots of type {wrong}; expected floating-point numbers")
     size = n_slots, slot_dim = sizes.pop()
     frames = videos[0][2]
     autoencoder, recipe = SlotAutoencoder(GivenSlotsConfig(n_slots, slot_dim)).eval(), {"slots": source.name}
@@ -72,10 +78,9 @@ def slots_from_pickle(arrays: Arrays, source: Path, out: Path, encoder: str) -> 
         raise ValueError(f"{source} holds slots {size}, the encoder {encoder} makes other ones")
 
     def blocks() -> Iterator[NDArray[Any]]:
-        for part, key, _ in videos:
-            if not np.isfinite(arrays[part][key]).all():
-                raise ValueError(f"{source}: the slots of {key} in {part} have NaN or infinite values")
-            yield arrays[part][key]
+        for part, key, length in videos:
+            name = f"{key} in {part} of {source}"
+            yield as_stored(arrays[part][key], (length, *size), np.dtype(np.float32), name)
 
     scenes = _clevrer_scenes(videos) if len(lengths) == 1 else None
     with new_folder(out) as folder:
@@ -85,15 +90,23 @@ def slots_from_pickle(arrays: Arrays, source: Path, out: Path, encoder: str) -> 
             naming = "video" if videos[0][1].startswith("video") else "pixels"
             made_by = autoencoder.digest() if encoder else source.name
             identity: dict[str, Any] = {"dataset": source.name, "encoder": made_by, "names": naming}
+            identity["content"] = _sha256(blocks())  # other pickles may have this name, too
             if frames > VISIBLE_FRAMES:
                 identity = {"slots": identity, "observed": VISIBLE_FRAMES, "checkpoint": source.name}
-            tensors = (torch.from_numpy(block.astype(np.float32)) for block in blocks())
+            tensors = map(torch.from_numpy, blocks())
             VideoSlots.write(folder, identity, scenes, (frames, n_slots, slot_dim), tensors, len(scenes), np.float32)
         autoencoder.save(folder)
         write_json(folder / RECIPE, recipe)
     kind = "videos" if scenes is None else f"CLEVRER videos of {frames} frames"
     missing = "" if encoder else ", without an encoder"
     return f"{source}: slots of {len(videos)} {kind}, {n_slots} x {slot_dim}\nwritten: {out} (slots folder{missing})"
+
+
+def _sha256(blocks: Iterable[NDArray[Any]]) -> str:
+    found = hashlib.sha256()
+    for block in blocks:
+        found.update(block.tobytes())
+    return found.hexdigest()
 
 
 def _write_rows(

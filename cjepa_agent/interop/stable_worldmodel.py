@@ -46,7 +46,7 @@ class Costable:
             action_candidates: (B, N, H, K).
 
         Raises:
-            ValueError: K is not the number of coordinates of the action prior.
+            ValueError: K is not the number of coordinates of the action prior, or there is more than one frame.
         """
         width = self._planner.prior.latent_dim
         if action_candidates.shape[-1] != width:
@@ -65,6 +65,9 @@ class Costable:
 
     def _encode(self, info: dict[str, Any], pixels: str, proprio: str, initial: Tensor | None = None) -> Latent:
         frames, numbers = info[pixels][:, 0], info[proprio][:, 0]
+        if frames.shape[1:-3].numel() != 1 or numbers.shape[1:-1].numel() != 1:
+            shapes = tuple(info[pixels].shape), tuple(info[proprio].shape)
+            raise ValueError(f"{pixels} and {proprio} must be of one frame per environment, got {shapes}")
         device, batch = self._planner.prior.device, len(frames)
         frames, numbers = frames.reshape(batch, *frames.shape[-3:]), numbers.reshape(batch, numbers.shape[-1])
         return self._planner.model.encode(frames.to(device), numbers.to(device), initial)

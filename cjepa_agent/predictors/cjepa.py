@@ -287,7 +287,7 @@ def last_motion(history: Tensor, hidden: Tensor | None, future: int) -> Tensor:
     """
     change = F.pad(history[:, 1:] - history[:, :-1], (0, 0, 0, 0, 1, 0))
     if hidden is not None:
-        change = change * ~F.pad(hidden[:, :-1], (0, 0, 1, 0), value=True).unsqueeze(-1)
+        change = change.masked_fill(F.pad(hidden[:, :-1], (0, 0, 1, 0), value=True).unsqueeze(-1), 0.0)
     return _last(torch.cat([history, change], dim=-1), hidden, future)
 
 

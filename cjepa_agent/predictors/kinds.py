@@ -9,14 +9,13 @@ from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictors.ocvp import OCVPConfig
 from cjepa_agent.predictors.released import ReleasedPredictorConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from configs.kinds import of_kind
 
 AnyPredictorConfig = PredictorConfig | OCDINOWMConfig | SlotFormerConfig | OCVPConfig | ReleasedPredictorConfig
 
 
-def predictor_config(values: dict[str, Any]) -> AnyPredictorConfig:
-    """The predictor configuration whose ``dataclasses.asdict`` these are; raises TypeError or ValueError if none."""
-    kinds: dict[Any, type[AnyPredictorConfig]] = {kind.kind: kind for kind in get_args(AnyPredictorConfig)}
-    name = values.get("kind", PredictorConfig.kind)  # checkpoints older than the other kinds have none
-    if name not in kinds:
-        raise ValueError(f"predictor.kind is {name!r}; expected one of {list(kinds)}")
-    return kinds[name](**values)
+def predictor_config(values: Any) -> AnyPredictorConfig:
+    """The predictor configuration whose ``dataclasses.asdict`` these are; raises ValueError if none."""
+    kinds: dict[str, type[AnyPredictorConfig]] = {kind.kind: kind for kind in get_args(AnyPredictorConfig)}
+    # Checkpoints older than the other kinds tell none.
+    return of_kind("predictor", kinds, values, PredictorConfig.kind)

@@ -57,12 +57,17 @@ def cjepa_loss(prediction: Latent, target: Latent, hidden: Tensor, settings: Los
     frames = hidden.shape[1]
     slot_error = saturated((prediction.slots - target.slots.detach()).square().mean(-1), settings.saturation)
     history = _mean(slot_error[:, :frames], hidden.float())
-    unseen = hidden.any(1) & hidden[:, 1:].all(1)
+    unseen = hidden_throughout(hidden)
     weight = torch.ones_like(slot_error[:, 0]).masked_fill(unseen, settings.hidden_future_weight)
     future = _mean(slot_error[:, frames:], weight.unsqueeze(1).expand_as(slot_error[:, frames:]))
     proprio = mean_square((prediction.proprio - target.proprio.detach())[:, frames:])
     total = settings.history_weight * history + future + settings.proprio_weight * proprio
     return LossTerms(total, history, future, proprio)
+
+
+def hidden_throughout(hidden: Tensor) -> Tensor:
+    """Which objects, (B, S), are hidden, (B, T, S), in all of the history after its first frame."""
+    return hidden.any(1) & hidden[:, 1:].all(1)
 
 
 def _mean(error: Tensor, weight: Tensor) -> Tensor:

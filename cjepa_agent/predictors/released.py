@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from cjepa_agent.latent import Latent
 from cjepa_agent.matching import match_slots
 from cjepa_agent.predictors.base import Predictor
-from cjepa_agent.predictors.losses import LossSettings, LossTerms, cjepa_loss
+from cjepa_agent.predictors.losses import LossSettings, LossTerms, cjepa_loss, hidden_throughout
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,15 @@ class ReleasedPredictor(Predictor):
             nodes = torch.stack([history.proprio, self.action_encoder(actions[:, :frames])], dim=2)
             cells = torch.cat([cells, nodes], dim=2)
         steps = frames + self.config.future
-        query = self.mask_token.unsqueeze(1) + self.id_projector(cells[:, :1])
+        anchor = self.id_projector(cells[:, :1])
         if hidden is None:
-            time = self.time_pos_embed[:, -steps:]
+            time, query = self.time_pos_embed[:, -steps:], self.mask_token.unsqueeze(1) + anchor
         else:
             time = self.time_pos_embed[:, :steps]
-            shown = ~F.pad(hidden, (0, cells.shape[2] - self.n_slots))
-            cells = torch.where(shown.unsqueeze(-1), cells, query)
+            unseen = F.pad(hidden, (0, cells.shape[2] - self.n_slots)).unsqueeze(-1)
+            # A tube, which the authors' code does not have, hides the first frame, too: no anchor may tell of it.
+            query = self.mask_token.unsqueeze(1) + torch.where(unseen[:, :1], 0.0, anchor)
+            cells = torch.where(unseen, query, cells)
         x = torch.cat([cells, query.expand(-1, self.config.future, -1, -1)], dim=1) + time
         predicted = self.to_out(self.transformer(x.flatten(1, 2))).unflatten(1, (steps, -1)).float()
         if hidden is None:
@@ -189,9 +191,8 @@ class ReleasedPredictor(Predictor):
         return Latent(predicted[:, :, : self.n_slots], proprio)
 
     def loss(self, prediction: Latent, target: Latent, hidden: Tensor, settings: LossSettings) -> LossTerms:
-        """The authors' loss: see ``cjepa_loss``, with an object that is hidden in any frame counted in all of them."""
-        objects = hidden.any(1, keepdim=True).expand_as(hidden)
-        return cjepa_loss(prediction, target, objects, settings)
+        """The authors' loss: see ``cjepa_loss``, with an object that only its first frame tells counted there, too."""
+        return cjepa_loss(prediction, target, hidden | hidden_throughout(hidden).unsqueeze(1), settings)
 
     def _ordered(self, predicted: Tensor, last: Tensor) -> Tensor:
         """Predicted cells (B, F, N, D) with slots in the order that puts the first frame's nearest to ``last``."""

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import dacite
-
 from cjepa_agent.files import plain, read_json, write_json
 from cjepa_agent.hub import find_weights
 from cjepa_agent.provenance import git_commit, package_version
@@ -17,6 +15,7 @@ from cjepa_agent.tensors import load_tensors, save_tensors
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import Answerer
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
+from configs.kinds import of_kind
 from envs.files import atomic
 
 BUNDLED = ("clevrer-aloe", "clevrer-aloe-pixels")
@@ -117,11 +116,10 @@ def load(folder: Path) -> Answerer:
     if found != MODEL_TYPE:
         raise ValueError(f"{path} belongs to another kind of model: model_type is {found!r}, expected {MODEL_TYPE!r}")
     try:
-        values = config["model"]
-        kinds: dict[Any, type[AnyALOEConfig]] = {kind.kind: kind for kind in (ALOEConfig, GroundedALOEConfig)}
-        sizes = dacite.from_dict(kinds[values["kind"]], values, dacite.Config(strict=True, cast=[float]))
+        kinds: dict[str, type[AnyALOEConfig]] = {kind.kind: kind for kind in (ALOEConfig, GroundedALOEConfig)}
+        sizes = of_kind("model", kinds, config["model"])
         model = sizes.build(int(config["slots"]), int(config["slot_dim"])).eval()
-    except (dacite.DaciteError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a configuration of ALOE: {error!r}") from error
     model.load_state_dict(load_tensors(folder / WEIGHTS, model.state_dict()), strict=True)
     return model
