@@ -268,7 +268,8 @@ class CJEPAAgent:
                 expected = f"({width},)" if proprio else encoder.form
                 raise ValueError(f"{key} is {value.dtype} {value.shape} for {n_envs} environments; expected {expected}")
             with np.errstate(over="ignore"):  # told below
-                finite = np.isfinite(value.astype(np.float32)).reshape(n_envs, -1).all(1)
+                read = value.astype(np.float32) if value.dtype.kind == "f" else value
+            finite = np.isfinite(read).reshape(n_envs, -1).all(1)
             if not finite.all():
                 raise ValueError(
                     f"{key} has NaN or numbers too large for float32 in environments {np.flatnonzero(~finite).tolist()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,16 @@ def git_commit() -> str | None:
 def settings_record(config: Any) -> dict[str, Any]:
     """All settings of a dataclass as they are written beside results; absolute paths are cut to their last part."""
     return {name: without_folders(value) for name, value in asdict(config).items()}
+
+
+def changed_settings(config: Any) -> dict[str, Any]:
+    """The settings of a dataclass that are not its defaults, and its ``kind``: what a later setting leaves as it is."""
+    default, changed = type(config)(), {}
+    for name in (field.name for field in fields(config)):
+        value = getattr(config, name)
+        if name == "kind" or value != getattr(default, name):
+            changed[name] = changed_settings(value) if is_dataclass(value) else without_folders(value)
+    return changed
 
 
 def without_folders(value: Any) -> Any:

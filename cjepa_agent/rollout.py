@@ -22,7 +22,7 @@ from cjepa_agent.encoders.kinds import Encoder
 from cjepa_agent.latent import Latent
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictors.base import Predictor
-from cjepa_agent.provenance import settings_record
+from cjepa_agent.provenance import changed_settings
 from cjepa_agent.reading.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest, require_device
 from cjepa_agent.world_model import WorldModel
@@ -112,7 +112,7 @@ def rollout(config: RolloutConfig) -> None:
         _write(config, source, autoencoder, {config.out: identity}, lambda slots: [_repeated(slots, missing)])
         return
     model = video_model(config.checkpoint, source).to(config.device)
-    identity["checkpoint"] = digest(model.state_dict(), settings_record(model.config))
+    identity["checkpoint"] = digest(model.state_dict(), changed_settings(model.config))
     if config.remove == "none":
         outs = {config.out: identity}
         _write(config, source, autoencoder, outs, lambda slots: [continued(model, slots, config.frames)])

@@ -18,8 +18,11 @@ from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.videosaur import SmallVideoSAURConfig
 from cjepa_agent.files import plain
-from cjepa_agent.provenance import settings_record
+from cjepa_agent.predictors.slotformer import SlotFormerConfig
+from cjepa_agent.provenance import changed_settings, settings_record
+from cjepa_agent.tensors import digest
 from cjepa_agent.train import TrainConfig
+from cjepa_agent.vqa.checkpoint import find
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from planners import ActionPrior
 
@@ -236,3 +239,18 @@ def test_hub_upload_and_download(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sent.push_to_hub("somebody/pusht") == "https://hub/somebody/pusht"
     received = Checkpoint.from_pretrained("somebody/pusht", revision="main")
     assert torch.equal(received.model.predictor.time, sent.model.predictor.time)
+
+
+def test_the_bundled_answerer_of_pictures_learned_from_the_bundled_predictor() -> None:
+    """A rollout by it is what ``clevrer-aloe-pixels`` takes."""
+    model = Checkpoint.from_pretrained("clevrer").model
+    config = json.loads((find("clevrer-aloe-pixels") / "config.json").read_text())
+    slots = config["training"]["slots"]
+    assert slots["checkpoint"] == digest(model.state_dict(), changed_settings(model.config))
+    assert slots["slots"]["encoder"] == SlotAutoencoder.of(model).digest()
+
+
+def test_settings_that_are_defaults_tell_nothing() -> None:
+    plain, other = WorldModelConfig(), WorldModelConfig(action_block=2, predictor=SlotFormerConfig(heads=8))
+    assert changed_settings(plain) == {}
+    assert changed_settings(other) == {"action_block": 2, "predictor": {"kind": "slotformer", "heads": 8}}
