@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,12 @@ def settings_record(config: Any) -> dict[str, Any]:
 
 def changed_settings(config: Any) -> dict[str, Any]:
     """The settings of a dataclass that are not its defaults, and its ``kind``: what a later setting leaves as it is."""
-    default, changed = type(config)(), {}
-    for name in (field.name for field in fields(config)):
-        value = getattr(config, name)
-        if name == "kind" or value != getattr(default, name):
-            changed[name] = changed_settings(value) if is_dataclass(value) else without_folders(value)
+    changed = {}
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+        if setting.name == "kind" or value != default:
+            changed[setting.name] = changed_settings(value) if is_dataclass(value) else without_folders(value)
     return changed
 
 

@@ -45,7 +45,9 @@ class WorldModelConfig:
                 f"action_block must be 1 or more, proprio_dim and env_action_dim 0 or more, got {self.action_block}, "
                 f"{self.proprio_dim} and {self.env_action_dim}"
             )
-        if not all(0 <= slot < self.encoder.n_slots for slot in self.roles.values()):
+        if not isinstance(self.roles, dict) or not all(
+            isinstance(slot, int) and 0 <= slot < self.encoder.n_slots for slot in self.roles.values()
+        ):
             raise ValueError(f"roles must name slots 0 to {self.encoder.n_slots - 1}, got {self.roles}")
 
     @property

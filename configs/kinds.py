@@ -51,7 +51,7 @@ def of_kind(field: str, kinds: Mapping[str, type[T]], values: Any, default: str 
         raise ValueError(f"{field} is {values!r}; expected keys and values")
     kind = str(values.get("kind", default))
     if kind not in kinds:
-        raise ValueError(f"{field}.kind is {kind}; expected one of {list(kinds)}")
+        raise ValueError(f"{field}.kind is {kind!r}; expected one of {list(kinds)}")
     try:
         return dacite.from_dict(kinds[kind], values, STRICT)
     except dacite.UnexpectedDataError as error:

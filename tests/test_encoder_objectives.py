@@ -217,7 +217,7 @@ def test_videosaur_on_patches_of_ours(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not fit its configuration: .*blocks\.1"):
         stage(data, replace(VIDEOSAUR, depth=1, weights=str(tmp_path / "patches")))
     SlotAutoencoder(STOSAVI).save(tmp_path / "slots")
-    with pytest.raises(ValueError, match="holds an encoder of kind stosavi; expected one of"):
+    with pytest.raises(ValueError, match="encoder of patches: encoder.kind is .stosavi.; expected one of"):
         stage(data, replace(VIDEOSAUR, weights=str(tmp_path / "slots")))
 
 

@@ -157,7 +157,7 @@ def test_evaluation_labels_the_row(folder: Path) -> None:
     [
         (
             ("cjepa_agent.train", "stage=encoder", "encoder.kind=state", "data=data.h5", "out=none"),
-            "encoder.kind is state; expected one of ['slots', 'still', 'patches', 'dinov2', ",
+            "encoder.kind is 'state'; expected one of ['slots', 'still', 'patches', 'dinov2', ",
         ),
         (("cjepa_agent.evaluate", "task=probe", "weights=run/checkpoint"), "is privileged"),
     ],
