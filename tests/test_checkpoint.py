@@ -254,3 +254,9 @@ def test_settings_that_are_defaults_tell_nothing() -> None:
     plain, other = WorldModelConfig(), WorldModelConfig(action_block=2, predictor=SlotFormerConfig(heads=8))
     assert changed_settings(plain) == {}
     assert changed_settings(other) == {"action_block": 2, "predictor": {"kind": "slotformer", "heads": 8}}
+
+
+def test_only_weights_on_the_hub_have_revisions(folder: Path) -> None:
+    for name in (None, "pusht", folder):
+        with pytest.raises(ValueError, match="revision is for weights on the Hub"):
+            Checkpoint.from_pretrained(name, revision="main")

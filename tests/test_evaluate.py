@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run
-from omegaconf import OmegaConf
 from tiny_model import SETTINGS, tiny_checkpoint
 
 from cjepa_agent.data.episodes import EpisodeFile, split_episodes, write_episodes
@@ -19,7 +18,6 @@ from cjepa_agent.evaluation.controllers import OracleController
 from cjepa_agent.evaluation.video import colour_masks
 from cjepa_agent.intervals import share_of, wilson_interval
 from cjepa_agent.manifest import Manifest, ManifestConfig, draw, evaluation_pairs
-from configs.command import build
 from envs.pusht import SUCCESS_RULES, PushTEnv, success_rule
 
 SEEDS = (0, 1, 42)
@@ -211,26 +209,6 @@ def test_coverage_command(tmp_path: Path) -> None:
 def test_user_errors_are_one_line(tmp_path: Path) -> None:
     done = run("cjepa_agent.evaluate", f"weights={tmp_path / 'none'}", folder=tmp_path, expect=2)
     assert done.stderr.count("\n") == 1 and "neither a checkpoint folder" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"rules": "released"}, r"rules is 'released'; expected a list, such as rules=\[released\]"),
-        ({"seeds": 0}, r"seeds is 0; expected a list, such as seeds=\[0\]"),
-        ({"seeds": ["a"]}, r"seeds is \('a',\); expected tuple\[int"),
-        ({"batch": "many"}, "batch is 'many'; expected int"),
-        ({"planner": {"method": 1.5}}, "planner.method is 1.5; expected str"),
-        ({"planner": {"method": 3}}, "planner.method is '3'; expected .*icem"),
-        ({"batch": True}, "batch is True; expected int"),
-        ({"task": "x"}, "task must be"),
-        ({"out": 5.5}, "out is 5.5; expected"),
-    ],
-)
-def test_values_of_the_wrong_type_are_named(values: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(EvaluateConfig, OmegaConf.create(values))
-    assert build(EvaluateConfig, OmegaConf.create({"seeds": [3, 4]})).seeds == (3, 4)
 
 
 def test_records_do_not_tell_the_folders_of_a_machine(tmp_path: Path) -> None:

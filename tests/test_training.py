@@ -18,7 +18,6 @@ import pytest
 import torch
 from commands import run
 from moving_episodes import write_moving_episodes
-from omegaconf import OmegaConf
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
@@ -31,12 +30,10 @@ from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.kinds import AnyPredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
-from cjepa_agent.train import TrainConfig
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import PixelSampler, image_error
 from cjepa_agent.training.loop import TrainerConfig, make_optimizers
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles, fitted_world_model
-from configs.command import build
 
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
 TINY_PREDICTOR = ["predictor.depth=1", "predictor.width=32", "predictor.mlp=32", "dynamics.windows=16"]
@@ -155,26 +152,6 @@ def test_actions_that_plans_cannot_reach_are_refused(data: Path, slots: Path) ->
     encoder = SlotAutoencoder.load(slots)
     with pytest.raises(ValueError, match="more than half of its actions outside of -1 to 1"):
         fitted_world_model(far, encoder, PredictorConfig(depth=1, width=32, mlp=32), DynamicsTrainingConfig(), seed=0)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"trainer": {"lr": float("nan")}}, "trainer.lr is nan; expected a finite number"),
-        ({"trainer": {"lr": "abc"}}, "trainer.lr is 'abc'; expected a finite number"),
-        ({"trainer": {"lr": True}}, "trainer.lr is True; expected a finite number"),
-        ({"mask": {"kind": "all"}}, r"mask.kind is 'all'; expected one of \['object', 'token', 'tube', 'fixed'\]"),
-        ({"encoder": {"kind": "slots", "width": 1.5}}, 'encoder: .*"width" - should be "int"'),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(TrainConfig, OmegaConf.create(values))
-
-
-def test_folders_may_be_named_by_numbers() -> None:
-    config = build(TrainConfig, OmegaConf.create({"out": 5, "init": 7}))
-    assert config.out == Path("5") and str(config.init) == "7"
 
 
 @pytest.mark.parametrize("name", ["saturation", "image_weight", "rollout_weight", "proprio_weight"])
