@@ -59,6 +59,7 @@ class RolloutConfig:
             from the first frame, and objects that enter later must be foretold.
         downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
             each video from its beginning.
+        keep: frames of each call of the predictor that are kept, the next call starting after them; 0 for all.
         splits: of the data set, whose videos are continued.
         limit: videos of each of these splits, from the first; 0 for all.
         batch: videos per call.
@@ -72,6 +73,7 @@ class RolloutConfig:
     remove: Removal | Literal["none"] = "none"
     data: Path | None = None
     downstream: bool = False
+    keep: int = 0
     splits: tuple[str, ...] = SPLITS
     limit: int = 0
     batch: int = 64
@@ -87,6 +89,8 @@ class RolloutConfig:
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":
             raise ValueError("downstream=true asks what a removal changes; give remove=drop, empty or mask")
+        if self.checkpoint == COPY and self.keep:
+            raise ValueError(f"checkpoint=copy calls no predictor whose frames could be kept; got keep={self.keep}")
 
     def scenes(self, source: VideoSlots) -> list[int]:
         """Those of the slots that are continued; raises ValueError if there are none."""
@@ -111,8 +115,10 @@ def rollout(config: RolloutConfig) -> None:
         missing = config.frames - source.frames
         _write(config, source, autoencoder, {config.out: identity}, lambda slots: [_repeated(slots, missing)])
         return
-    model = video_model(config.checkpoint, source).to(config.device)
+    model = video_model(config.checkpoint, source, config.keep).to(config.device)
     identity["checkpoint"] = digest(model.state_dict(), changed_settings(model.config))
+    if model.keep != model.predictor.future:
+        identity["keep"] = model.keep
     if config.remove == "none":
         outs = {config.out: identity}
         _write(config, source, autoencoder, outs, lambda slots: [continued(model, slots, config.frames)])
@@ -126,11 +132,17 @@ def rollout(config: RolloutConfig) -> None:
     _write(config, source, autoencoder, outs, partial(_without, config, model, reader))
 
 
-def video_model(checkpoint: str, slots: VideoSlots) -> WorldModel:
+def video_model(checkpoint: str, slots: VideoSlots, keep: int = 0) -> WorldModel:
     """The model in a checkpoint, in evaluation mode, if it predicts these slots.
 
+    Args:
+        checkpoint: a folder, a Hub id, or a bundled one.
+        slots: of videos.
+        keep: frames of each call that it is to keep; 0 for all.
+
     Raises:
-        ValueError: it predicts what actions do, or slots of another encoder, or these are not their encoder's.
+        ValueError: it predicts what actions do, or slots of another encoder, or these are not their encoder's, or it
+            gives fewer frames per call.
     """
     model = Checkpoint.from_pretrained(checkpoint).model
     if model.config.action_dim:
@@ -139,6 +151,9 @@ def video_model(checkpoint: str, slots: VideoSlots) -> WorldModel:
     autoencoder.require_slots(slots.array.shape[2:], slots.folder)
     if not autoencoder.is_of(model):
         raise ValueError(f"{checkpoint} was trained on slots of another encoder than those in {slots.folder}")
+    if not 0 <= keep <= model.keep:
+        raise ValueError(f"{checkpoint} gives {model.keep} frames per call, of which keep={keep} cannot be kept")
+    model.keep = keep or model.keep
     return model.eval()
 
 
@@ -247,7 +262,7 @@ def resimulated(
     if removed is not None:
         slots, present = _emptied(slots, present, removed, how)
     slots = F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))
-    shown = ~_foretold(present, history, step, steps, model.predictor.future)
+    shown = ~_foretold(present, history, step, steps, model.keep)
     known = _in_order(shown, step)
     others = [slot for slot in range(slots.shape[2]) if how != "drop" or slot != removed]
     latent = _interleaved(model, slots)
@@ -370,8 +385,8 @@ def expectations(model: WorldModel, slots: Tensor) -> Tensor:
 
 
 def _compared(model: WorldModel) -> int:
-    """Steps over which predictions are compared: as many as a call predicts; one alone tells little of what changes."""
-    return model.predictor.future if model.predictor.future > 1 else AHEAD
+    """Steps over which predictions are compared: those of a call that are kept; one alone tells little of a change."""
+    return model.keep if model.keep > 1 else AHEAD
 
 
 def _emptied(slots: Tensor, present: Tensor, removed: int, how: Removal) -> tuple[Tensor, Tensor]:
@@ -402,7 +417,7 @@ def _foretold(present: Tensor, history: int, step: int, steps: int, future: int)
         history: frames that a call sees, ``step`` apart.
         step: f.
         steps: of the result.
-        future: frames that a call predicts.
+        future: frames that a call predicts and that are kept.
     """
     beyond = (0, 0, 0, steps * step - present.shape[1])
     seen = _by_offset(F.pad(present.cummax(1).values.cumsum(1) > history * step, beyond), step, steps)

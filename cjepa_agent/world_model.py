@@ -86,6 +86,10 @@ class WorldModel(nn.Module):
 
     Args:
         config: architecture; weights start random.
+
+    Attributes:
+        keep: frames of each call that ``forecast`` keeps, all at first, as C-JEPA's released rollouts do. The last of a
+            call are its worst, so that of 10 frames fewer can lead further (``docs/masking.md``).
     """
 
     def __init__(self, config: WorldModelConfig) -> None:
@@ -97,6 +101,7 @@ class WorldModel(nn.Module):
             encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim
         )
         self.processor = Processor(encoder.n_slots, encoder.slot_dim, config.proprio_dim, config.action_dim)
+        self.keep = self.predictor.future
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
 
@@ -169,9 +174,10 @@ class WorldModel(nn.Module):
         given: Latent | None = None,
         known: Tensor | None = None,
     ) -> Latent:
-        """Predict how a video goes on, F frames per call, each from the last T, for a model without actions.
+        """Predict how a video goes on, each call from the last T frames, for a model without actions.
 
-        All F are predicted even where fewer are left: they attend to each other, and in training there were as many.
+        All F frames of a call are predicted, even where fewer are kept or left: they attend to each other, and in
+        training there were as many.
 
         Args:
             history: slots (B, T, S, D), oldest first, and proprio (B, T, 0), 1 <= T <= config.predictor.history.
@@ -195,7 +201,7 @@ class WorldModel(nn.Module):
             window = path.select((slice(None), slice(-frames, None)))
             nothing = window.proprio.new_empty(len(window.proprio), frames + future - 1, 0)
             predicted = self.predictor(window, nothing, hidden, future).select((slice(None), slice(-future, None)))
-            predicted = predicted.select((slice(None), slice(0, steps - done)))
+            predicted = predicted.select((slice(None), slice(0, min(self.keep, steps - done))))
             if given is not None and known is not None:
                 now = slice(done, done + predicted.slots.shape[1])
                 slots = torch.where(known[:, now, :, None], given.slots[:, now], predicted.slots)

@@ -319,10 +319,12 @@ class TestTraining:
 
 
 class TestRollout:
-    @pytest.mark.parametrize(("observed", "frames"), [(6, 7), (9, 30), (8, 8)])
-    def test_interleaved_runs(self, observed: int, frames: int) -> None:
+    @pytest.mark.parametrize(("observed", "frames", "keep"), [(6, 7, 4), (9, 30, 4), (8, 8, 4), (9, 30, 3), (9, 30, 1)])
+    def test_interleaved_runs(self, observed: int, frames: int, keep: int) -> None:
         """Against a loop over offsets, calls and frames."""
         model, given = random_model(), video(observed)
+        assert model.keep == 4
+        model.keep = keep
         expected = torch.zeros(2, frames, 7, 128)
         expected[:, :observed] = given
         for offset in range(2):
@@ -333,7 +335,7 @@ class TestRollout:
                 latent = model.latent(torch.zeros(2, 3, 7, 128), torch.zeros(2, 3, 0))
                 latent = latent._replace(slots=torch.stack(window, dim=1))
                 with torch.no_grad():
-                    made = model.predictor(latent, torch.zeros(2, 6, 0), future=4).slots
+                    made = model.predictor(latent, torch.zeros(2, 6, 0), future=4).slots[:, :keep]
                 sequence += list(made.unbind(1))
                 window = [*window, *made.unbind(1)][-3:]
             for index in range(frames - observed):
@@ -362,8 +364,12 @@ class TestRollout:
         (tmp_path / "out/slots.json").write_text(json.dumps({**meta, "done": 4}))
         rollout(config)
         assert (tmp_path / "out/slots.npy").read_bytes() == before
-        with pytest.raises(ValueError, match="choose another out="):
-            rollout(replace(config, checkpoint="copy"))
+        for change in ({"checkpoint": "copy"}, {"keep": 6}):
+            with pytest.raises(ValueError, match="choose another out="):
+                rollout(replace(config, **change))  # type: ignore[arg-type]
+        rollout(replace(config, keep=10))  # all that a call gives, as before
+        with pytest.raises(ValueError, match="gives 10 frames per call, of which keep=11 cannot be kept"):
+            rollout(replace(config, keep=11))
         shutil.copytree(trained / "checkpoint", tmp_path / "slower")
         settings = json.loads((tmp_path / "slower/config.json").read_text())
         settings["model"]["action_block"] = 1  # the same weights predict otherwise
@@ -417,6 +423,7 @@ class TestRollout:
             ({"batch": 0}, "batch must be at least 1"),
             ({"checkpoint": "copy", "remove": "drop"}, "cannot tell what happens without"),
             ({"downstream": True}, "give remove=drop"),
+            ({"keep": 6}, "checkpoint=copy calls no predictor"),
             ({"limit": -1}, "limit must be 0 or more"),
             ({"splits": ("train", "exam")}, r"splits has \['exam'\]"),
             ({"splits": ()}, "no video of"),

@@ -88,16 +88,17 @@ class TestForecast:
 
 
 class TestResimulation:
-    def test_objects_are_shown_until_a_call_begins_after_a_whole_history_of_them(self) -> None:
-        trajectory = random_scenes()[5][1]
-        slots = true_slots(trajectory)
-        made, predicted = resimulated(random_model(), slots.unsqueeze(0), FRAMES)
+    @pytest.mark.parametrize("keep", [4, 3])
+    def test_objects_are_shown_until_a_call_begins_after_a_whole_history_of_them(self, keep: int) -> None:
+        trajectory, model = random_scenes()[5][1], random_model()
+        slots, model.keep = true_slots(trajectory), keep
+        made, predicted = resimulated(model, slots.unsqueeze(0), FRAMES)
         assert made.shape == (1, FRAMES, 7, 128) and predicted.shape == (1, FRAMES, 7)
         inside = scene_states(trajectory, FRAMES)[..., 0] > 0
         for id in range(6):
             entry = int(inside[:128, id].argmax()) if inside[:128, id].any() else 128
             for frame in range(FRAMES):
-                begin = 2 * (3 + (frame // 2 - 3) // 4 * 4) + frame % 2  # of the call that predicts it, 4 steps long
+                begin = 2 * (3 + (frame // 2 - 3) // keep * keep) + frame % 2  # of the call that predicts it
                 foretold = begin >= max(entry, 0) + 6 or frame >= 128
                 assert predicted[0, frame, id] == foretold
                 if frame < 128:
@@ -138,10 +139,11 @@ class TestResimulation:
 
 
 class TestDownstream:
-    @pytest.mark.parametrize("observed", [128, 127])
+    @pytest.mark.parametrize(("observed", "keep"), [(128, 4), (127, 4), (128, 3)])
     @pytest.mark.parametrize("how", ["drop", "empty"])
-    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str, observed: int) -> None:
+    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str, observed: int, keep: int) -> None:
         model, videos = random_model(), torch.stack([true_slots(t)[:observed] for _, t in random_scenes()[3:5]])
+        model.keep = keep
         again, predicted = resimulated(model, videos, 150, 1, how)  # type: ignore[arg-type]
         found = downstream(model, videos, 150, 1, how, tolerance=-1.0)  # type: ignore[arg-type]
         assert torch.equal(found.predicted[:, :, :6], predicted[:, :, :6])
@@ -341,6 +343,11 @@ class TestMeasure:
         report = json.loads((tmp_path / "intervention.json").read_text())
         assert set(report["position_error_radii"]) == {"factual", "influenced", "not influenced"}
         assert 0 < report["influence"]["attention, mean"]["AUROC"] < 1 and report["config"]["removal"] == "empty"
+        evaluate(replace(config, keep=4))
+        sooner = json.loads((tmp_path / "intervention.json").read_text())
+        assert sooner["config"]["keep"] == 4 and sooner["position_error_radii"] != report["position_error_radii"]
+        with pytest.raises(ValueError, match="gives 10 frames per call"):
+            evaluate(replace(config, keep=11))
         with pytest.raises(ValueError, match="predicts what actions do"):
             evaluate(replace(config, weights="pusht"))
         with pytest.raises(ValueError, match="removal"):

@@ -65,14 +65,15 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: slots and model do not belong together, objects cannot be read out of the slots, the split is that
-            of the read-out, there is no empty slot for ``removal=empty``, or the data set tells no counterfactuals.
+            of the read-out, there is no empty slot for ``removal=empty``, the predictor gives fewer frames per call
+            than ``keep``, or the data set tells no counterfactuals.
             That the slots are of this data set is not checked.
     """
     if config.split == "train":
         raise ValueError("the read-out is fitted on scenes of the split train; give split=validation or test")
     source = VideoSlots(Path(config.slots or cache_folder() / "clevrer_slots"))
     source.require_whole()
-    model = video_model(config.weights, source).to(config.device)
+    model = video_model(config.weights, source, config.keep).to(config.device)
     require_removal(model.encoder, model.predictor, config.removal)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
