@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -27,6 +27,7 @@ from envs.files import atomic
 RESUMABLE = {"out", "trainer.steps", "trainer.accelerator", "trainer.precision"}
 RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
 RECORD = "trained.json"  # of a finished run: on what it ended, in which precision
+Tensors = tuple[Tensor, ...] | list[Tensor]
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # weights stay in float32, as checkpoints hold them
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # capabilities of processors, the last of ARM's
 
@@ -48,7 +49,8 @@ class TrainerConfig:
         floor: what the rate rises from and falls to, as a share of the peak.
         weight_decay: decoupled.
         clip: largest gradient norm, per optimiser; 0 for no limit.
-        ema: decay of the exponential moving average of the weights that is validated and exported; 0 for none.
+        ema: decay of the exponential moving average of the weights that is validated and exported, see
+            ``moving_average``; 0 for none, since a rate that falls to 0 smooths the weights without their lag.
         precision: Fabric precision, ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` for ``bf16-mixed`` where
             the device has arithmetic in bfloat16, which a processor without it emulates ten times slower than
             ``32-true``, and ``32-true`` elsewhere.
@@ -69,7 +71,7 @@ class TrainerConfig:
     floor: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.0
     precision: str = "auto"
     accelerator: str = "auto"
     seed: int = 0
@@ -105,6 +107,21 @@ class TrainerConfig:
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16-mixed" if has_bfloat16(self.accelerator) else "32-true")
+
+
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """How an average of weights takes in those of the next step, for ``AveragedModel``.
+
+    After n steps the decay is min(``decay``, (1 + n) / (10 + n)), as of TensorFlow's ``ExponentialMovingAverage``, so
+    that no average reaches back over much more than a tenth of its training. A constant one makes short trainings
+    export little but what they started from.
+    """
+
+    def take_in(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(now)(averaged, current, steps)
+
+    return take_in
 
 
 def has_bfloat16(accelerator: str) -> bool:
@@ -216,7 +233,7 @@ class Run:
         share = config.batch // self.fabric.world_size
         self._rows = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
         self.model, *self.optimizers = self.fabric.setup(stage.model, *make_optimizers(stage, config))
-        self.average = AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self.average = AveragedModel(stage.model, multi_avg_fn=moving_average(config.ema)) if config.ema else None
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step, self.seconds, self._counted = 0, 0.0, time.perf_counter()
         self.checkpoint = out / "checkpoint.pt"
