@@ -202,7 +202,7 @@ def run(config: CausalityBenchmark) -> None:
     figure = config.page.with_suffix(".png")
     text = PAGE.format(
         title=title(entries, encoder.encoder.privileged, config.trainer.steps),
-        note=note(entries),
+        note=note(entries) + report.averages,
         encoder=encoder.config.kind,
         source=report.source,
         samples=config.trainer.steps * config.trainer.batch,

@@ -59,6 +59,18 @@ class Report:
         write_json(self.path, {"config": self._config, self._key: {**self.entries, name: measured}})
 
     @property
+    def averages(self) -> str:
+        """What a page says where moving averages of weights were scored; else nothing."""
+        decay = self._config["trainer"]["ema"]
+        if not decay:
+            return ""
+        return (
+            f" **Scored are moving averages of the weights** (`trainer.ema={decay}`), which lag behind trainings as "
+            "short as these, further in some systems than in others; rows tell little about the systems themselves "
+            "([LOG.md](LOG.md), *averages that lag behind*)."
+        )
+
+    @property
     def source(self) -> str:
         """The file, as a page that stands in the repository names it."""
         return self.path.name if self.path.is_absolute() else self.path.as_posix()

@@ -53,7 +53,7 @@ intervals of the pairs:
 {table}"""
 SECTION = """## Equal {what}
 
-Settings, machine and all figures are in `{source}`.
+Settings, machine and all figures are in `{source}`.{averages}
 
 {table}{contrasts}
 
@@ -76,6 +76,7 @@ def section(what: str, report: Report, order: Sequence[str], seed: int, page: Pa
     return SECTION.format(
         what=what,
         source=report.source,
+        averages=report.averages,
         table=markdown_table(*table(entries)),
         contrasts=contrasts(entries, seed),
         picture=picture.name,

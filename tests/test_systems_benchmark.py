@@ -114,7 +114,11 @@ def test_all_systems_are_trained_scored_and_resumed(
         assert {name: pytest.approx(float(value)) for name, value in logged.items()} == entry["rollout"]
     page = (tmp_path / "systems.md").read_text()
     assert page.count("\n| ") == 2 + len(entries) and "| slotformer | 0 | " in page and "s / solve" in page
-    assert "(systems_samples.png)" in page and plt.imread(tmp_path / "systems_samples.png").std() > 0
+    assert (
+        "moving averages" not in page
+        and "(systems_samples.png)" in page
+        and plt.imread(tmp_path / "systems_samples.png").std() > 0
+    )
     assert str(tmp_path) not in page + json.dumps(first)
     assert all(entry["training"]["precision"] == "32-true" for entry in entries)
     assert all("torch" in entry["provenance"]["versions"] for entry in entries) and "| 16 x 8 |" in page
@@ -251,14 +255,22 @@ def test_other_settings_train_in_another_folder(data: Path) -> None:
 
 
 def test_the_weights_that_are_exported_are_those_validated(data: Path, tmp_path: Path) -> None:
-    """They are moving averages, not the weights that the optimiser holds."""
-    training = make_run(replace(benchmark(data).training("oc-dino-wm", 0), out=tmp_path))
+    """With ``trainer.ema`` they are moving averages, not the weights that the optimiser holds."""
+    averaging = benchmark(data, trainer=replace(TRAINER, ema=0.9))
+    training = make_run(replace(averaging.training("oc-dino-wm", 0), out=tmp_path))
     before = training.stage.validate(training.stage.model.eval())
     averages = training.evaluated().eval()
     for parameter in averages.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     assert training.stage.validate(training.stage.model) == before
     assert training.stage.validate(averages)["rollout_1"] > before["rollout_1"]
+
+
+def test_pages_tell_of_averages(tmp_path: Path) -> None:
+    plain, averaged = (
+        Report(tmp_path / "none.json", {"trainer": asdict(replace(TRAINER, ema=ema))}, "systems") for ema in (0.0, 0.99)
+    )
+    assert not plain.averages and "`trainer.ema=0.99`" in averaged.averages
 
 
 def test_systems_have_about_the_same_parameters() -> None:
