@@ -18,7 +18,6 @@ import pytest
 import torch
 from commands import run
 from moving_episodes import write_moving_episodes
-from torch.optim.swa_utils import AveragedModel
 
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.data.episodes import EpisodeFile, write_episodes
@@ -33,7 +32,7 @@ from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.image_loss import PixelSampler, image_error
-from cjepa_agent.training.loop import TrainerConfig, make_optimizers, moving_average
+from cjepa_agent.training.loop import TrainerConfig, make_optimizers
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage, find_roles, fitted_world_model
 
 SMALL = ["encoder.width=16", "encoder.decoder_width=16", "encoder.slot_dim=32"]
@@ -451,18 +450,6 @@ def test_muon_trains_every_parameter_once(data: Path, slots: Path) -> None:
     trained = [p for optimizer in make_optimizers(stage, trainer) for g in optimizer.param_groups for p in g["params"]]
     expected = {id(p) for p in stage.model.parameters() if p.requires_grad}
     assert len(trained) == len(expected) and {id(p) for p in trained} == expected
-
-
-@pytest.mark.parametrize("steps", [10, 100, 3000])
-@pytest.mark.parametrize("decay", [0.9, 0.999])
-def test_averages_do_not_hold_what_a_training_began_with(steps: int, decay: float) -> None:
-    model = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-    average = AveragedModel(model, multi_avg_fn=moving_average(decay))
-    for step in range(steps + 1):  # weights that tell the step
-        model.weight.fill_(step)
-        average.update_parameters(model)
-    behind = steps - float(average.module.weight)
-    assert min(decay / (1 - decay), steps / 20) - 1 < behind < min(decay / (1 - decay), steps / 9) + 1
 
 
 def test_muon_is_refused_where_there_are_no_hidden_matrices(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loop around every stage: what a folder is resumed with, overflows in half precision, dropout."""
+"""The loop around every stage: what a folder is resumed with, overflows in half precision, averages, dropout."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate
+from cjepa_agent.training.loop import Run, TrainerConfig, learning_rate, moving_average
 
 CONFIG = TrainerConfig(
     steps=4, batch=2, optimizer="adamw", lr=0.1, warmup=1, decay=0.0, weight_decay=0.0, ema=0.0, precision="32-true",
@@ -212,3 +213,15 @@ def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert {learning_rate(step, config) for step in range(9, 81)} == {1.0}
     assert learning_rate(90, config) == pytest.approx(0.5)
     assert learning_rate(100, config) == 0.0
+
+
+@pytest.mark.parametrize("steps", [10, 100, 3000])
+@pytest.mark.parametrize("decay", [0.9, 0.999])
+def test_averages_do_not_hold_what_a_training_began_with(steps: int, decay: float) -> None:
+    model = nn.Linear(1, 1, bias=False).requires_grad_(False)
+    average = AveragedModel(model, multi_avg_fn=moving_average(decay))
+    for step in range(steps + 1):  # weights that tell the step
+        model.weight.fill_(step)
+        average.update_parameters(model)
+    behind = steps - float(average.module.weight)
+    assert min(decay / (1 - decay), steps / 20) - 1 < behind < min(decay / (1 - decay), steps / 9) + 1
