@@ -34,7 +34,7 @@ from configs.presets import preset
         (
             TrainConfig,
             {"mask": {"kind": "all"}},
-            r"mask.kind is 'all'; expected one of \['object', 'token', 'tube', 'f",
+            r"mask.kind is 'all'; expected one of \['object', 'token', 'tube', 'fixed'\]",
         ),
         (TrainConfig, {"encoder": {"kind": "slots", "width": 1.5}}, 'encoder: .*"width" - should be "int"'),
     ],

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -27,7 +27,6 @@ from envs.files import atomic
 RESUMABLE = {"out", "trainer.steps", "trainer.accelerator", "trainer.precision"}
 RESUMABLE |= {"trainer.log_every", "trainer.validate_every", "trainer.save_every"}
 RECORD = "trained.json"  # of a finished run: on what it ended, in which precision
-Tensors = tuple[Tensor, ...] | list[Tensor]
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # weights stay in float32, as checkpoints hold them
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # capabilities of processors, the last of ARM's
 
@@ -109,7 +108,7 @@ class TrainerConfig:
         return replace(self, precision="bf16-mixed" if has_bfloat16(self.accelerator) else "32-true")
 
 
-def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+def moving_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
     """How an average of weights takes in those of the next step, for ``AveragedModel``.
 
     After n steps the decay is min(``decay``, (1 + n) / (10 + n)), as of TensorFlow's ``ExponentialMovingAverage``, so
@@ -117,7 +116,7 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     export little but what they started from.
     """
 
-    def take_in(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+    def take_in(averaged: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
         now = min(decay, (1 + int(steps)) / (10 + int(steps)))
         get_ema_multi_avg_fn(now)(averaged, current, steps)
 
