@@ -14,6 +14,7 @@ from benchmarks.causality_page import (
     contrasts,
     draw,
     influence_section,
+    kept,
     note,
     references,
     systems_table,
@@ -85,6 +86,7 @@ class CausalityBenchmark:
             predicted, or the video predicted from its beginning (``python -m cjepa_agent.rollout``).
         removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``; ``empty`` for a system that tells
             slots apart, whatever this says.
+        keep: frames of each call that are kept, see there; 0 for all, as systems with one frame per call always keep.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
         split: part of the data set that is scored.
         seed: of the read-out and of resampling.
@@ -118,6 +120,7 @@ class CausalityBenchmark:
     aloe_trainer: TrainerConfig = field(default_factory=lambda: preset(TrainerConfig, "trainer", "vqa"))
     downstream: bool = True
     removal: Removal = "drop"
+    keep: int = 0
     episodes: int | None = None
     split: str = "validation"
     seed: int = 0
@@ -129,9 +132,11 @@ class CausalityBenchmark:
             if system(name, self.predictor).patches:
                 raise ValueError(f"systems has {name!r}, which predicts patches; this study needs objects")
         require_trainings("systems", self.systems, self.training_seeds)
-        self.evaluation(self.runs, self.removal)
+        if self.keep > self.predictor.future:
+            raise ValueError(f"keep={self.keep} is more than the predictor.future={self.predictor.future} of a call")
+        self.evaluation(self.runs, self.removal, self.keep)
 
-    def evaluation(self, weights: Path, removal: Removal) -> EvaluateConfig:
+    def evaluation(self, weights: Path, removal: Removal, keep: int) -> EvaluateConfig:
         """How a checkpoint is scored."""
         return EvaluateConfig(
             "intervention",
@@ -141,12 +146,17 @@ class CausalityBenchmark:
             split=self.split,
             episodes=self.episodes,
             removal=removal,
+            keep=keep,
             seed=self.seed,
         )
 
     def removal_of(self, name: str) -> Removal:
         """How objects are taken away from a system."""
         return self.removal if self.built(name).orderless else "empty"
+
+    def keep_of(self, name: str) -> int:
+        """How many frames of each call of a system are kept; 0 for all."""
+        return min(self.keep, self.built(name).future)
 
     def built(self, name: str) -> Predictor:
         """A system's predictor, for what is the same of all its sizes."""
@@ -209,6 +219,7 @@ def run(config: CausalityBenchmark) -> None:
         split=config.split,
         scenes=entries[0]["scenes"],
         removal=config.removal,
+        kept=kept(config.keep),
         systems=markdown_table(*systems_table(entries)),
         contrast=contrasts(entries, config.seed),
         trainings=markdown_table(*trainings_table(entries)),
@@ -227,11 +238,12 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
     training = make_run(settings)
     training.fit()
     weights = settings.out / "checkpoint"
-    predictor, removal = Checkpoint.from_pretrained(weights).model.predictor, config.removal_of(name)
+    predictor = Checkpoint.from_pretrained(weights).model.predictor
+    removal, keep = config.removal_of(name), config.keep_of(name)
     if config.aloe_seeds:
-        roll_out(config, settings.out, removal)
+        roll_out(config, settings.out, removal, keep)
     answers = [answered(config, settings.out, seed, removal) for seed in config.aloe_seeds]
-    scored = evaluate_interventions(config.evaluation(weights, removal))
+    scored = evaluate_interventions(config.evaluation(weights, removal, keep))
     for videos in (CONTINUED, INTERVENED):  # of 10,000 videos about 20 GB, which the next predictor needs
         shutil.rmtree(settings.out / videos, ignore_errors=True)
     return {
@@ -242,13 +254,14 @@ def measure(config: CausalityBenchmark, name: str, seed: int) -> dict[str, Any]:
         "training_seconds": training.seconds,
         "training": training.record,
         "removal": removal,
+        "keep": keep,
         **scored,
         "aloe": answers,
         "asked_aloe": asked(config) if answers else {},
     }
 
 
-def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal) -> None:
+def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal, keep: int) -> None:
     """Write a predictor's videos, continued and without each object, beside its checkpoint."""
     rolled = RolloutConfig(
         str(predictor / "checkpoint"),
@@ -256,6 +269,7 @@ def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal) -> N
         predictor / CONTINUED,
         splits=tuple(dict.fromkeys(("train", "validation", config.split))),
         limit=config.vqa.limit,
+        keep=keep,
     )
     rollout(rolled)
     without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)

@@ -57,7 +57,7 @@ in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-w
 the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
 split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
 systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).{kept}
 
 Errors are mean distances of objects from where they truly are, in object radii: with nothing removed, of those objects
 that a removal influences, and of these downstream. F1 is of pairs that collide after a removal; *where it influences*
@@ -123,6 +123,11 @@ def note(entries: Sequence[Mapping[str, Any]]) -> str:
         " Some rows were scored before a correction of the collision read-out's labels, which moved single figures of "
         "other predictors by up to 4.3 points (LOG.md, *short trainings and moving averages*)."
     )
+
+
+def kept(keep: int) -> str:
+    """How many frames of a call are kept, where that is not all."""
+    return f" Of the frames of each call {keep} are kept (`keep={keep}`) before the next begins." if keep else ""
 
 
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

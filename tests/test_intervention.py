@@ -376,6 +376,7 @@ class TestStudy:
             aloe=GroundedALOEConfig(layers=2, heads=2, width=16, mlp=16, head=16),
             vqa=VQATrainingConfig(questions=2, limit=1),
             aloe_trainer=replace(TINY, optimizer="adamw", ema=0.0),
+            keep=6,
             out=tmp_path,
             page=tmp_path / "causality.md",
         )
@@ -398,12 +399,15 @@ class TestStudy:
                     {str(scene["scene_index"]): count} if count else {}
                 )
         assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
-        removals = {entry["system"]: entry["removal"] for entry in entries.values()}
-        assert removals == {"oc-jepa": "drop", "c-jepa-2-token": "drop", "oc-dino-wm": "empty"}
+        scored = {entry["system"]: (entry["removal"], entry["keep"]) for entry in entries.values()}
+        assert scored == {"oc-jepa": ("drop", 6), "c-jepa-2-token": ("drop", 6), "oc-dino-wm": ("empty", 1)}
+        assert "6 are kept" in page
         causality.run(config)
         assert (tmp_path / "benchmark_causality.json").read_text() == before
         with pytest.raises(ValueError, match="give another out"):
             causality.run(replace(config, removal="empty"))
+        with pytest.raises(ValueError, match="give another out"):
+            causality.run(replace(config, keep=0))
 
     def test_masks_and_losses_that_slots_do_not_allow_are_refused_before_training(
         self, data: Path, slots: Path, tmp_path: Path
@@ -412,6 +416,8 @@ class TestStudy:
         for name, message in (("c-jepa-9", "hides 9 objects, but .* holds 7 slots"), ("ocvp-image", "learned to draw")):
             with pytest.raises(ValueError, match=message):
                 causality.run(replace(config, systems=("oc-jepa", name)))
+        with pytest.raises(ValueError, match=r"keep=11 is more than the predictor.future=10"):
+            replace(config, predictor=preset(PredictorConfig, "predictor", "clevrer"), keep=11)
         assert not (tmp_path / "runs").exists()
 
     def test_an_aloe_is_found_by_what_it_learned_from_alone(self, tmp_path: Path) -> None:
