@@ -305,6 +305,32 @@ def test_the_order_of_choices_does_not_matter(data: Path, slots: Path) -> None:
         assert torch.allclose(one[order], other, atol=1e-5)
 
 
+def test_several_readings_of_a_video_answer_together(data: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    videos = [3 * torch.randn(128, 3, 16, generator=generator) for _ in range(3)]
+    VideoSlots.write(tmp_path, {}, [0, 1, 2], (128, 3, 16), videos)
+    asked = SlotQuestions(read_questions(data / "questions" / "train.json"), VideoSlots(tmp_path), TINY.frames)
+    assert asked.spread(1) == [asked.starts // 2] and asked.spread(3) == [0, asked.starts // 2, asked.starts - 1]
+    model, everything = random_model(), np.arange(len(asked))
+    for weight in model.parameters():
+        weight.data *= 3.0  # so that answers depend on the frames
+    answers, odds = [], []
+    for start in (0, asked.starts - 1):
+        batch = asked.batch(everything, asked.readings(everything, np.full(len(asked), start)))
+        answer_logits, choice_logits = answer(model, batch)
+        answers.append(answer_logits.double().softmax(1).numpy())
+        odds.append(choice_logits.double().exp().numpy())
+    likeliest = (answers[0] * answers[1])[:, 1:].argmax(1) + 1
+    expected = np.where(batch.descriptive, likeliest, odds[0] * odds[1] > 1)
+    assert np.array_equal(predict(model, asked, starts=2), expected)
+    assert np.array_equal(predict(model, asked, batch=3, starts=2), expected)
+    for chances, of_choices in zip(answers, odds, strict=True):
+        alone = np.where(batch.descriptive, chances[:, 1:].argmax(1) + 1, of_choices > 1)
+        assert not np.array_equal(alone, expected), "a reading of its own answers otherwise"
+    with pytest.raises(ValueError, match=f"can be read from {asked.starts} starts, got starts={asked.starts + 1}"):
+        predict(model, asked, starts=asked.starts + 1)
+
+
 def test_padding_does_not_matter(data: Path, slots: Path) -> None:
     batch = whole_batch(data, slots)
     model = random_model()

@@ -48,6 +48,8 @@ class EvaluateConfig:
             model learned from.
         intervened: folder of predictions without each object, which counterfactual questions of ``task=vqa`` read in
             place of the observed video; empty for none.
+        starts: times that ``task=vqa`` reads every video, each from another start, and adds what it reads out; once, as
+            published, leaves the frames between those of one stride unread.
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
             ``empty`` puts an empty slot of ``encoder=state`` in its place, ``mask`` hides it in all frames.
         keep: frames of each call of the predictor that ``task=intervention`` keeps; 0 for all.
@@ -79,6 +81,7 @@ class EvaluateConfig:
     slots: str = ""
     foreign_slots: bool = False
     intervened: str = ""
+    starts: int = 1
     removal: Removal = "drop"
     keep: int = 0
     against: str = ""
@@ -101,7 +104,7 @@ class EvaluateConfig:
             raise ValueError(f"seeds must be given once each, got {list(self.seeds or ())}")
         for rule in self.rules:
             success_rule(rule)
-        for name in ("episodes", "budget", "batch"):
+        for name in ("episodes", "budget", "batch", "starts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

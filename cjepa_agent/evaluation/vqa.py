@@ -141,7 +141,7 @@ class Examinee:
     """A trained model with the questions it is asked.
 
     Args:
-        config: its ``weights``, ``slots``, ``intervened`` and ``device`` are read.
+        config: its ``weights``, ``slots``, ``intervened``, ``starts`` and ``device`` are read.
         data: the data set that they are of.
         file: the questions.
 
@@ -164,6 +164,7 @@ class Examinee:
         if not config.foreign_slots:
             self._require_learned(intervened)
         self.questions = SlotQuestions(file, self.slots, self.model.config.frames, intervened)
+        self.starts = config.starts
 
     def _require_learned(self, intervened: Intervened | None) -> None:
         """Raise ValueError unless the model learned from such slots."""
@@ -188,7 +189,7 @@ class Examinee:
 
     def submission(self) -> list[Json]:
         """The model's answers."""
-        answers = predict(self.model, self.questions)
+        answers = predict(self.model, self.questions, starts=self.starts)
         descriptive = np.repeat(self.questions.descriptive, np.diff(self.questions.first))
         return submission(self.scenes, _words(answers, descriptive))
 

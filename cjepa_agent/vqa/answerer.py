@@ -191,20 +191,28 @@ def losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def predict(model: Answerer, questions: SlotQuestions, batch: int = 64) -> NDArray[np.int64]:
-    """Answers (I,) to all items, numbered as ``SlotQuestions.target``; frames are read from the fixed start.
+def predict(model: Answerer, questions: SlotQuestions, batch: int = 64, starts: int = 1) -> NDArray[np.int64]:
+    """Answers (I,) to all items, numbered as ``SlotQuestions.target``.
 
     Args:
         model: in evaluation mode.
         questions: what is asked.
         batch: questions per forward pass.
+        starts: see ``SlotQuestions.spread``; of several, log-probabilities of answers and logits of choices are added.
+
+    Raises:
+        ValueError: frames cannot be read from as many starts.
     """
     device = next(model.parameters()).device
-    answers = []
+    answers, spread = [], questions.spread(starts)
     parts = np.array_split(np.arange(len(questions)), -(-len(questions) // batch))
     for chosen in tqdm(parts, unit="batch", mininterval=2.0, leave=False):
-        asked = questions.batch(chosen).to(device)
-        logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
-        likeliest = logits.answer[:, 1:].argmax(1) + 1  # the first answer is padding
-        answers.append(torch.where(asked.descriptive, likeliest, (logits.correct > 0).long()).cpu().numpy())
+        answer, correct = torch.zeros(()), torch.zeros(())
+        for start in spread:
+            readings = questions.readings(chosen, np.full(len(chosen), start))
+            asked = questions.batch(chosen, readings).to(device)
+            logits = model(asked.slots, asked.words, asked.owner, asked.descriptive)
+            answer, correct = answer + logits.answer.log_softmax(1), correct + logits.correct
+        likeliest = answer[:, 1:].argmax(1) + 1  # the first answer is padding
+        answers.append(torch.where(asked.descriptive, likeliest, (correct > 0).long()).cpu().numpy())
     return np.concatenate(answers)

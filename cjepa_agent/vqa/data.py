@@ -165,6 +165,18 @@ class SlotQuestions:
         slots = self.intervened.slots[reading.removed] if self.intervened and reading.removed != NOTHING else self.slots
         return slots.read(reading.scene, slice(reading.frames.start, reading.frames.stop, reading.frames.step))
 
+    def spread(self, count: int) -> list[int]:
+        """Starts that ``count`` readings of every video begin at: the middle one, or some from the first to the last.
+
+        Raises:
+            ValueError: there are not as many.
+        """
+        if not 1 <= count <= self.starts:
+            raise ValueError(
+                f"{self.frames} frames of {VISIBLE_FRAMES} can be read from {self.starts} starts, got starts={count}"
+            )
+        return np.linspace(0, self.starts - 1, count).round().astype(int).tolist() if count > 1 else [self.starts // 2]
+
     def readings(self, questions: NDArray[np.int64], starts: NDArray[np.int64] | None = None) -> list[Reading]:
         """What each of some questions reads.
 
@@ -174,7 +186,7 @@ class SlotQuestions:
                 object have another number of starts, of which the one as far along is taken.
         """
         if starts is None:
-            starts = np.full(len(questions), self.starts // 2)
+            starts = np.full(len(questions), self.spread(1))
         return [self.reading(int(q), int(start)) for q, start in zip(questions, starts, strict=True)]
 
     def batch(self, questions: NDArray[np.int64], readings: Sequence[Reading] | None = None) -> Batch:
