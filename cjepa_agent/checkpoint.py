@@ -35,7 +35,7 @@ from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from envs.files import atomic
 from planners import ActionPrior
 
-BUNDLED = ("pusht", "pusht-unmasked", "clevrer", "clevrer-unmasked")  # the first is the default
+BUNDLED = ("pusht", "pusht-unmasked", "clevrer", "clevrer-unmasked", "clevrer-state")  # the first is the default
 MODEL_TYPE = "cjepa_agent.world_model"
 CONFIG, MODEL, PROCESSORS, CARD = "config.json", "model.safetensors", "processors.safetensors", "README.md"
 PROCESSOR, PRIOR = "processor.", "action_prior."  # prefixes of the tensors in processors.safetensors

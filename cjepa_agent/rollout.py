@@ -47,7 +47,8 @@ class RolloutConfig:
 
     Attributes:
         checkpoint: predictor trained on slots of videos: a folder, a Hub id, or the bundled ``clevrer`` or
-            ``clevrer-unmasked``, for slots of ``encoder=clevrer``; or ``copy``, which repeats the last frame.
+            ``clevrer-unmasked``, for slots of ``encoder=clevrer``, or ``clevrer-state``, for those of
+            ``encoder=state``; or ``copy``, which repeats the last frame.
         slots: folder of slots, written by ``python -m cjepa_agent.extract``, of the encoder that the predictor is for.
         out: folder for the longer slots; an unfinished rollout there is continued.
         frames: length of the result, observed frames included; CLEVRER's simulations go on to frame 180.

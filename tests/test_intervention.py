@@ -15,6 +15,7 @@ from perfect_predictor import perfect_findings, true_slots
 
 from benchmarks import causality, causality_page
 from benchmarks.causality import CausalityBenchmark
+from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.data.video_slots import VideoSlots
@@ -38,7 +39,8 @@ from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate
 from envs.clevrer.dataset import Dataset, split_of
-from envs.clevrer.physics import FRAMES
+from envs.clevrer.physics import FRAMES, VISIBLE_FRAMES
+from envs.clevrer.shapes import RADIUS
 
 CONFIG = WorldModelConfig(
     encoder=EncoderConfig(kind="clevrer_state", n_slots=7),
@@ -208,6 +210,24 @@ class TestDownstream:
         monkeypatch.setattr(model, "forecast", lambda *given: asked.append(given) or plain(*given))
         downstream(model, videos, 150, 0, expected=expected)
         assert len(asked) == -(-(150 // 2 - 3) // 4)  # one per call, all of the video without the object
+
+
+@torch.no_grad()
+def test_the_bundled_state_predictor_foretells_what_removals_change() -> None:
+    model = Checkpoint.from_pretrained("clevrer-state").model
+    model.keep = 6
+    foretold, unchanged = [], []
+    for scene, trajectory in random_scenes()[:4]:
+        seen, slots = scene_states(trajectory, VISIBLE_FRAMES), true_slots(trajectory).unsqueeze(0)
+        for removed in scene.ids:
+            true = scene_states(simulate(scene, {removed: 0}), VISIBLE_FRAMES)
+            moved = np.linalg.norm(true[..., 1:3] - seen[..., 1:3], axis=-1)
+            changed = (true[..., 0] > 0) & (seen[..., 0] > 0) & (moved > RADIUS)
+            if changed.any():
+                told = read_scene(downstream(model, slots, VISIBLE_FRAMES, removed).slots[0]).position.numpy()
+                foretold.append(np.linalg.norm(told - true[..., 1:3], axis=-1)[changed].mean())
+                unchanged.append(moved[changed].mean())
+    assert np.mean(foretold) < 0.5 * np.mean(unchanged)
 
 
 class TestCollisions:
