@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from benchmarks.causality_page import (
     PAGE,
+    asked_often,
     contrasts,
     draw,
     influence_section,
@@ -87,6 +88,7 @@ class CausalityBenchmark:
         removal: how objects are taken away, see ``python -m cjepa_agent.evaluate``; ``empty`` for a system that tells
             slots apart, whatever this says.
         keep: frames of each call that are kept, see there; 0 for all, as systems with one frame per call always keep.
+        every: steps from which to which it is asked what a removal changes, see there; 0 for as many as are kept.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
         split: part of the data set that is scored.
         seed: of the read-out and of resampling.
@@ -121,6 +123,7 @@ class CausalityBenchmark:
     downstream: bool = True
     removal: Removal = "drop"
     keep: int = 0
+    every: int = 0
     episodes: int | None = None
     split: str = "validation"
     seed: int = 0
@@ -147,6 +150,7 @@ class CausalityBenchmark:
             episodes=self.episodes,
             removal=removal,
             keep=keep,
+            every=self.every,
             seed=self.seed,
         )
 
@@ -219,7 +223,7 @@ def run(config: CausalityBenchmark) -> None:
         split=config.split,
         scenes=entries[0]["scenes"],
         removal=config.removal,
-        kept=kept(config.keep),
+        kept=kept(config.keep) + asked_often(config.every),
         systems=markdown_table(*systems_table(entries)),
         contrast=contrasts(entries, config.seed),
         trainings=markdown_table(*trainings_table(entries)),
@@ -273,7 +277,7 @@ def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal, keep
     )
     rollout(rolled)
     without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)
-    rollout(replace(without, downstream=config.downstream))
+    rollout(replace(without, downstream=config.downstream, every=config.every if config.downstream else 0))
 
 
 def answered(config: CausalityBenchmark, predictor: Path, seed: int, removal: Removal) -> dict[str, list[int]]:

@@ -130,6 +130,11 @@ def kept(keep: int) -> str:
     return f" Of the frames of each call {keep} are kept (`keep={keep}`) before the next begins." if keep else ""
 
 
+def asked_often(every: int) -> str:
+    """How often it is asked what a removal changes, where that is not after all that is kept."""
+    return f" What it changes is asked every {every} steps (`every={every}`)." if every else ""
+
+
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells for people, a line per system."""
     asked = _asked(entries)

@@ -61,6 +61,8 @@ class RolloutConfig:
         downstream: with ``remove``, keep what is observed of whatever the removal does not change, in place of running
             each video from its beginning.
         keep: frames of each call of the predictor that are kept, the next call starting after them; 0 for all.
+        every: steps of the predictor from which to which ``downstream`` asks what the removal changes; 0 for as many as
+            are kept. With fewer a collision is told from nearer before it, at more calls.
         splits: of the data set, whose videos are continued.
         limit: videos of each of these splits, from the first; 0 for all.
         batch: videos per call.
@@ -75,6 +77,7 @@ class RolloutConfig:
     data: Path | None = None
     downstream: bool = False
     keep: int = 0
+    every: int = 0
     splits: tuple[str, ...] = SPLITS
     limit: int = 0
     batch: int = 64
@@ -90,6 +93,8 @@ class RolloutConfig:
             raise ValueError(f"checkpoint=copy cannot tell what happens without an object; got remove={self.remove}")
         if self.downstream and self.remove == "none":
             raise ValueError("downstream=true asks what a removal changes; give remove=drop, empty or mask")
+        if self.every and not self.downstream:
+            raise ValueError(f"every is of downstream=true, got every={self.every} without")
         if self.checkpoint == COPY and self.keep:
             raise ValueError(f"checkpoint=copy calls no predictor whose frames could be kept; got keep={self.keep}")
 
@@ -128,9 +133,18 @@ def rollout(config: RolloutConfig) -> None:
     reader = slot_reader(model, source, Dataset(config.data)) if config.data else exact_reader(model.encoder)
     if reader and reader.identity:
         identity["reader"] = reader.identity
+    require_every(model, config.every)
     identity.update(remove=config.remove, downstream=config.downstream)
+    if config.every:
+        identity["every"] = config.every
     outs = {config.out / f"{WITHOUT}{slot}": {**identity, "slot": slot} for slot in object_slots(model)}
     _write(config, source, autoencoder, outs, partial(_without, config, model, reader))
+
+
+def require_every(model: WorldModel, every: int) -> None:
+    """Raises ValueError where ``downstream`` cannot ask after ``every`` steps."""
+    if not 0 <= every <= _kept(model):
+        raise ValueError(f"every={every} must be 0 to {_kept(model)}, the steps of a call that are kept")
 
 
 def video_model(checkpoint: str, slots: VideoSlots, keep: int = 0) -> WorldModel:
@@ -306,15 +320,17 @@ def downstream(
     how: Removal = "drop",
     tolerance: float = TOLERANCE,
     reader: SlotReader | None = None,
+    every: int = 0,
     expected: Tensor | None = None,
 ) -> Downstream:
     """The observed video with what would go otherwise without an object predicted in its place.
 
-    Going through the video, what comes next is predicted twice: from the video as observed, and from the video so far
-    without the object. An object follows the observed video up to the first call in which the two predictions of it
-    part, and its own predicted course from then on. So all that the observed video tells is kept: the abduction of
-    Pearl's counterfactuals (Causality, 2009, section 7.1), which a run from the beginning (``resimulated``) does
-    without.
+    Going through the video, every ``every`` steps what comes next is predicted twice: from the video as observed, and
+    from the video so far without the object. An object follows the observed video up to the first call in which the two
+    predictions of it part, and its own predicted course from then on. So all that the observed video tells is kept: the
+    abduction of Pearl's counterfactuals (Causality, 2009, section 7.1), which a run from the beginning
+    (``resimulated``) does without. What is predicted is predicted anew when it is used up, and when something else
+    parts.
 
     Args:
         model: predicts slots of videos.
@@ -324,36 +340,47 @@ def downstream(
         how: see ``RolloutConfig.remove``.
         tolerance: mean squared difference of normalised slots from which on two predictions have parted.
         reader: see ``resimulated``.
-        expected: ``expectations`` of the same slots, which are the same whatever is removed; made here without.
+        every: see ``RolloutConfig``.
+        expected: ``expectations`` of the same slots and ``every``, which are the same whatever is removed; made here
+            without.
 
     Raises:
-        ValueError: the video is shorter than the model's history, or there is no such slot or way.
+        ValueError: the video is shorter than the model's history, or there is no such slot, way or stride.
     """
+    require_every(model, every)
     step, needed, observed = model.config.action_block, _history_frames(model, slots), slots.shape[1]
-    history, steps, seen, future = needed // step, -(-frames // step), observed // step, _compared(model)
+    history, steps, seen, kept = needed // step, -(-frames // step), observed // step, _kept(model)
+    stride, compared = every or kept, _compared(model, every)
     present, taken = in_view(model, slots, reader), torch.tensor([removed], device=slots.device)
     if expected is None:
-        expected = expectations(model, slots)
+        expected = expectations(model, slots, every)
     slots, present = _emptied(slots, present, removed, how)
-    foretold = _foretold(present, history, step, steps, future)
-    changes = foretold.index_fill(2, taken, False)
+    changes = _foretold(present, history, step, steps, stride).index_fill(2, taken, False)
     others = torch.tensor([s for s in range(slots.shape[2]) if how != "drop" or s != removed], device=slots.device)
     path = _interleaved(model, F.pad(slots, (0, 0, 0, 0, 0, steps * step - observed))).slots
     made = _ended(present, step, steps)
     hidden = F.one_hot(taken, slots.shape[2]).bool().expand(len(path), history, -1) if how == "mask" else None
     apart = path.new_zeros(len(path), slots.shape[2])
-    for call, begin in enumerate(range(history, steps, future)):
-        now, window = slice(begin, min(begin + future, steps)), slice(begin - history, begin)
+    left = torch.zeros(len(path), dtype=torch.long, device=path.device)  # steps that are predicted ahead
+    for call, begin in enumerate(range(history, steps, stride)):
+        used_up, left = left < stride, left - stride
+        if begin >= seen and not used_up.any():
+            continue
+        now, window = slice(begin, min(begin + kept, steps)), slice(begin - history, begin)
         without = _still(path[:, window].index_select(2, others))
-        predicted = path.new_zeros(len(path), future, *path.shape[2:])
-        predicted = predicted.index_copy(2, others, model.forecast(without, future, hidden).slots)
+        predicted = path.new_zeros(len(path), kept, *path.shape[2:])
+        predicted = predicted.index_copy(2, others, model.forecast(without, kept, hidden).slots)
         if begin < seen:
-            # Over all that a call foretells: soon after a collision the observed course tells of it by itself.
-            difference = (predicted - expected[:, :, call].flatten(0, 1)).square().mean(-1).amax(1) * changes[:, begin]
+            # Over all that is asked once: soon after a collision the observed course tells of it by itself.
+            difference = (predicted[:, :compared] - expected[:, :, call].flatten(0, 1)).square().mean(-1).amax(1)
+            difference = difference * changes[:, begin]
             apart = torch.maximum(apart, difference)
-            made[:, now] |= (changes[:, begin] & (difference > tolerance)).unsqueeze(1)
-        made[:, now] |= made[:, begin - 1 : begin]
-        path[:, now] = torch.where(made[:, now].unsqueeze(-1), predicted[:, : now.stop - begin], path[:, now])
+            parted = changes[:, begin] & (difference > tolerance)
+            used_up |= (parted & ~made[:, begin]).any(1)  # what was predicted did not know of it
+            made[:, begin:] |= parted.unsqueeze(1)
+        anew = made[:, now] & used_up[:, None, None]
+        path[:, now] = torch.where(anew.unsqueeze(-1), predicted[:, : now.stop - begin], path[:, now])
+        left = torch.where(used_up, kept - stride, left)
     result = _merged(model, path)[:, :frames]
     result[:, :observed] = torch.where(_in_order(made, step)[:, :observed].unsqueeze(-1), result[:, :observed], slots)
     result[:, :, removed] = 0.0
@@ -361,12 +388,13 @@ def downstream(
 
 
 @torch.no_grad()
-def expectations(model: WorldModel, slots: Tensor) -> Tensor:
+def expectations(model: WorldModel, slots: Tensor, every: int = 0) -> Tensor:
     """What the predictor expects of videos as observed, from call to call of ``downstream``.
 
     Args:
         model: predicts slots of videos.
         slots: raw, observed, (B, T, S, D).
+        every: see ``RolloutConfig``.
 
     Returns:
         Latent slots (B, f, C, F, S, D) that C calls predict of F frames each, from each offset o < f on.
@@ -374,20 +402,25 @@ def expectations(model: WorldModel, slots: Tensor) -> Tensor:
     Raises:
         ValueError: the video is shorter than the model's history.
     """
-    step, future = model.config.action_block, _compared(model)
+    step, compared = model.config.action_block, _compared(model, every)
     history, seen = _history_frames(model, slots) // step, slots.shape[1] // step
     observed = _interleaved(model, slots[:, : seen * step]).slots
-    begins = range(history, seen, future)
-    calls = [model.forecast(_still(observed[:, begin - history : begin]), future).slots for begin in begins]
+    begins = range(history, seen, every or _kept(model))
+    calls = [model.forecast(_still(observed[:, begin - history : begin]), compared).slots for begin in begins]
     if not calls:
-        return slots.new_empty(len(slots), step, 0, future, *slots.shape[2:])
+        return slots.new_empty(len(slots), step, 0, compared, *slots.shape[2:])
     expected: Tensor = torch.stack(calls, dim=1).unflatten(0, (-1, step))
     return expected
 
 
-def _compared(model: WorldModel) -> int:
-    """Steps over which predictions are compared: those of a call that are kept; one alone tells little of a change."""
+def _kept(model: WorldModel) -> int:
+    """Steps that ``downstream`` keeps of a call, of predictors of one frame more: one tells little of a change."""
     return model.keep if model.keep > 1 else AHEAD
+
+
+def _compared(model: WorldModel, every: int) -> int:
+    """Steps over which predictions are compared: all that are kept, or to the next call and the one after it."""
+    return min(every + 1, _kept(model)) if every else _kept(model)
 
 
 def _emptied(slots: Tensor, present: Tensor, removed: int, how: Removal) -> tuple[Tensor, Tensor]:
@@ -475,10 +508,13 @@ def in_view(model: WorldModel, slots: Tensor, reader: SlotReader | None = None) 
 def _without(config: RolloutConfig, model: WorldModel, reader: SlotReader | None, slots: Tensor) -> Iterator[Tensor]:
     """Videos (B, frames, S, D) without what each slot holds, slot by slot."""
     how = cast(Removal, config.remove)
-    expected = expectations(model, slots) if config.downstream else None
+    every = config.every
+    expected = expectations(model, slots, every) if config.downstream else None
     for slot in object_slots(model):
         if config.downstream:
-            yield downstream(model, slots, config.frames, slot, how, reader=reader, expected=expected).slots
+            yield downstream(
+                model, slots, config.frames, slot, how, reader=reader, every=every, expected=expected
+            ).slots
         else:
             yield resimulated(model, slots, config.frames, slot, how, reader)[0]
 

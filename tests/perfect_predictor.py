@@ -61,7 +61,7 @@ def perfect_findings(
         return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
 
     def changed(
-        model: WorldModel, given: Tensor, *arguments: object, reader: SlotReader, expected: Tensor
+        model: WorldModel, given: Tensor, *arguments: object, reader: SlotReader, every: int, expected: Tensor
     ) -> Downstream:
         return Downstream(*resimulate(model, given, *arguments), torch.zeros(len(given), 7))  # type: ignore[arg-type]
 

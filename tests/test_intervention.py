@@ -141,13 +141,15 @@ class TestResimulation:
 
 
 class TestDownstream:
-    @pytest.mark.parametrize(("observed", "keep"), [(128, 4), (127, 4), (128, 3)])
+    @pytest.mark.parametrize(("observed", "keep", "every"), [(128, 4, 0), (127, 4, 4), (128, 3, 0), (128, 3, 3)])
     @pytest.mark.parametrize("how", ["drop", "empty"])
-    def test_without_tolerance_it_is_the_run_from_the_beginning(self, how: str, observed: int, keep: int) -> None:
+    def test_without_tolerance_it_is_the_run_from_the_beginning(
+        self, how: str, observed: int, keep: int, every: int
+    ) -> None:
         model, videos = random_model(), torch.stack([true_slots(t)[:observed] for _, t in random_scenes()[3:5]])
         model.keep = keep
         again, predicted = resimulated(model, videos, 150, 1, how)  # type: ignore[arg-type]
-        found = downstream(model, videos, 150, 1, how, tolerance=-1.0)  # type: ignore[arg-type]
+        found = downstream(model, videos, 150, 1, how, tolerance=-1.0, every=every)  # type: ignore[arg-type]
         assert torch.equal(found.predicted[:, :, :6], predicted[:, :, :6])
         assert torch.allclose(found.slots, again, atol=1e-4)
 
@@ -397,6 +399,7 @@ class TestStudy:
             vqa=VQATrainingConfig(questions=2, limit=1),
             aloe_trainer=replace(TINY, optimizer="adamw", ema=0.0),
             keep=6,
+            every=2,
             out=tmp_path,
             page=tmp_path / "causality.md",
         )
@@ -421,7 +424,7 @@ class TestStudy:
         assert not list((tmp_path / "runs").glob("*/intervened")), "videos of a scored predictor are not kept"
         scored = {entry["system"]: (entry["removal"], entry["keep"]) for entry in entries.values()}
         assert scored == {"oc-jepa": ("drop", 6), "c-jepa-2-token": ("drop", 6), "oc-dino-wm": ("empty", 1)}
-        assert "6 are kept" in page
+        assert "6 are kept" in page and "every 2 steps" in page
         causality.run(config)
         assert (tmp_path / "benchmark_causality.json").read_text() == before
         with pytest.raises(ValueError, match="give another out"):

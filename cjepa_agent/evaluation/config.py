@@ -53,6 +53,8 @@ class EvaluateConfig:
         removal: how ``task=intervention`` takes an object away: ``drop`` leaves its slot out of the attention,
             ``empty`` puts an empty slot of ``encoder=state`` in its place, ``mask`` hides it in all frames.
         keep: frames of each call of the predictor that ``task=intervention`` keeps; 0 for all.
+        every: steps from which to which ``task=intervention`` asks what a removal changes of the observed video, see
+            ``python -m cjepa_agent.rollout``; 0 for as many as are kept.
         against: ``vqa.json`` of another evaluation of ``task=vqa`` with the same questions, to compare answers with.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
@@ -84,6 +86,7 @@ class EvaluateConfig:
     starts: int = 1
     removal: Removal = "drop"
     keep: int = 0
+    every: int = 0
     against: str = ""
     submission: str = ""
     batch: int = 4
@@ -108,7 +111,7 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("keep", "oracle_episodes", "videos", "seed"):
+        for name in ("keep", "every", "oracle_episodes", "videos", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 

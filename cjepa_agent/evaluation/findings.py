@@ -131,9 +131,15 @@ def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: S
 
 
 def measure(
-    model: WorldModel, source: VideoSlots, data: Dataset, scenes: Sequence[int], readouts: Readouts, how: Removal
+    model: WorldModel,
+    source: VideoSlots,
+    data: Dataset,
+    scenes: Sequence[int],
+    readouts: Readouts,
+    how: Removal,
+    every: int = 0,
 ) -> Findings:
-    """Predict every scene as it is and without each object."""
+    """Predict every scene as it is and without each object; ``every`` is that of ``downstream``."""
     found, questions, reader = Findings(), _questions(data, split_of(scenes[0])), readouts.slots
     for chosen, slots in _batches(model, source, scenes, "scene"):
         truths = [_Truth.of(data, scene) for scene in chosen]
@@ -148,7 +154,7 @@ def measure(
             _reading(found, truth, observed[row], holders[row])
             _factual(found, truth, factual[row], predicted[row], readouts)
         unchanged = np.zeros(MAX_OBJECTS)
-        removals = list(_removals(model, reader, slots, holders, truths, how))
+        removals = list(_removals(model, reader, slots, holders, truths, how, every))
         removals += [
             _Prediction(row, id, {"predicted": factual[row], "downstream": end[row]}, predicted[row], unchanged)
             for row, truth in enumerate(truths)
@@ -281,16 +287,18 @@ def _removals(
     holders: Sequence[Tensor],
     truths: Sequence[_Truth],
     how: Removal,
+    every: int,
 ) -> Iterator[_Prediction]:
     """Of all objects of some videos that a slot holds; those that the same slot holds are taken away in one call."""
-    expected = expectations(model, slots)
+    expected = expectations(model, slots, every)
     for slot in object_slots(model):
         taken = {row: id for row, truth in enumerate(truths) for id in truth.without if holders[row][id] == slot}
         if not taken:
             continue
         rows, own = list(taken), [holders[row] for row in taken]
-        again, predicted = _again(model, reader, slots[rows], own, slot, how)
-        changed = downstream(model, slots[rows], FRAMES, slot, how, reader=reader, expected=expected[rows])
+        given = slots[rows]
+        again, predicted = _again(model, reader, given, own, slot, how)
+        changed = downstream(model, given, FRAMES, slot, how, reader=reader, every=every, expected=expected[rows])
         after = _read(reader, changed.slots, own)
         for place, (row, id) in enumerate(taken.items()):
             apart = by_object(changed.apart[place].cpu().double(), own[place], -1, 0).numpy()

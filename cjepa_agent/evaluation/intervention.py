@@ -41,7 +41,7 @@ from cjepa_agent.intervals import interval_text, scene_mean, share_of
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.reading.collisions import PairScore, sum_of
-from cjepa_agent.rollout import require_removal, video_model
+from cjepa_agent.rollout import require_every, require_removal, video_model
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
@@ -66,7 +66,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: slots and model do not belong together, objects cannot be read out of the slots, the split is that
             of the read-out, there is no empty slot for ``removal=empty``, the predictor gives fewer frames per call
-            than ``keep``, or the data set tells no counterfactuals.
+            than ``keep``, these are fewer than ``every``, or the data set tells no counterfactuals.
             That the slots are of this data set is not checked.
     """
     if config.split == "train":
@@ -75,6 +75,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     source.require_whole()
     model = video_model(config.weights, source, config.keep).to(config.device)
     require_removal(model.encoder, model.predictor, config.removal)
+    require_every(model, config.every)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
         [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]
@@ -83,7 +84,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     if not scenes or not training:
         raise ValueError(f"{source.folder} needs scenes of the splits train and {config.split!r}")
     readouts = fit_readouts(model, source, data, training, config.seed)
-    found = measure(model, source, data, scenes, readouts, config.removal)
+    found = measure(model, source, data, scenes, readouts, config.removal, config.every)
     answers = {
         kind: {name: [int(right) for _, right in own] for name, own in by.items()} for kind, by in found.answers.items()
     }
