@@ -241,10 +241,13 @@ def test_hub_upload_and_download(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(received.model.predictor.time, sent.model.predictor.time)
 
 
-def test_the_bundled_answerer_of_pictures_learned_from_the_bundled_predictor() -> None:
-    """A rollout by it is what ``clevrer-aloe-pixels`` takes."""
-    model = Checkpoint.from_pretrained("clevrer").model
-    config = json.loads((find("clevrer-aloe-pixels") / "config.json").read_text())
+@pytest.mark.parametrize(
+    ("answerer", "predictor"), [("clevrer-aloe-pixels", "clevrer"), ("clevrer-aloe-predicted", "clevrer-state")]
+)
+def test_bundled_answerers_of_predictions_learned_from_bundled_predictors(answerer: str, predictor: str) -> None:
+    """Rollouts by them are what these take."""
+    model = Checkpoint.from_pretrained(predictor).model
+    config = json.loads((find(answerer) / "config.json").read_text())
     slots = config["training"]["slots"]
     assert slots["checkpoint"] == digest(model.state_dict(), changed_settings(model.config))
     assert slots["slots"]["encoder"] == SlotAutoencoder.of(model).digest()

@@ -26,7 +26,8 @@ class EvaluateConfig:
             physics run again), or ``vqa`` (CLEVRER's questions).
         weights: checkpoint: a folder, a Hub id, or a bundled one, such as ``pusht``, or ``clevrer`` for
             ``task=intervention``; for ``task=vqa`` the folder ``checkpoint`` of ``train stage=vqa``, or the bundled
-            ``clevrer-aloe`` (slots of the true state) or ``clevrer-aloe-pixels`` (of ``encoder=clevrer``).
+            ``clevrer-aloe`` (slots of the true state), ``clevrer-aloe-predicted`` (the same, continued by
+            ``clevrer-state``) or ``clevrer-aloe-pixels`` (of ``encoder=clevrer``).
         planner: how the agent plans.
         objectives: what its plans are judged by; ``task=released`` takes the paper's, all slots and proprioception.
         rules: success rules of ``task=planning``.

@@ -18,7 +18,7 @@ from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from configs.kinds import of_kind
 from envs.files import atomic
 
-BUNDLED = ("clevrer-aloe", "clevrer-aloe-pixels")
+BUNDLED = ("clevrer-aloe", "clevrer-aloe-predicted", "clevrer-aloe-pixels")
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MODEL_TYPE = "cjepa_agent.aloe"
 AnyALOEConfig = ALOEConfig | GroundedALOEConfig
