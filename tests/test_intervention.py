@@ -29,7 +29,7 @@ from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.reading.collisions import CollisionReadout, pair_features
-from cjepa_agent.rollout import downstream, expectations, resimulated
+from cjepa_agent.rollout import RolloutConfig, downstream, expectations, resimulated
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
@@ -200,6 +200,42 @@ class TestDownstream:
         together, alone = downstream(model, videos, 150, 1), downstream(model, videos[2:], 150, 1)
         assert torch.allclose(together.slots[2:], alone.slots, atol=1e-5)
         assert torch.allclose(together.apart[2:], alone.apart, rtol=1e-3)
+
+    @pytest.mark.parametrize(("keep", "every"), [(4, 3), (4, 1), (3, 2)])
+    def test_asked_more_often_all_that_comes_is_still_predicted(self, keep: int, every: int) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        model.keep = keep
+        found = downstream(model, video, 150, 0, tolerance=torch.inf, every=every)
+        assert torch.equal(found.slots[:, :128, 1:], video[:, :, 1:]) and found.predicted[:, 128:].all()
+        assert found.slots[:, 128:, 1:].any(-1).all(), "no frame after the observed ones stays empty"
+
+    def test_what_parts_goes_on_from_the_observed_video(self) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        reached = downstream(model, video, 128, 0, tolerance=torch.inf, every=1).apart[0]
+        found = downstream(model, video, 128, 0, tolerance=float(reached.max()) / 2, every=1)
+        observed, made = (
+            model.latent(slots[0].unflatten(0, (64, 2)).transpose(0, 1), torch.zeros(2, 64, 0)).slots
+            for slots in (video, found.slots)
+        )
+        checked = 0
+        for offset in (0, 1):
+            parted = found.predicted[0, offset::2]
+            begin = int(parted.any(1).int().argmax())
+            if parted[begin].any():
+                window = Latent(observed[offset, None, begin - 3 : begin, 1:], torch.zeros(1, 3, 0))
+                told = model.forecast(window, 1).slots[0, 0]
+                own = parted[begin, 1:]
+                assert torch.allclose(made[offset, begin, 1:][own], told[own], atol=1e-4)
+                checked += 1
+        assert checked
+
+    def test_there_is_no_asking_after_more_than_is_kept(self) -> None:
+        model, video = random_model(), true_slots(random_scenes()[5][1]).unsqueeze(0)
+        for every in (-1, 5):
+            with pytest.raises(ValueError, match=f"every={every} must be 0 to 4"):
+                downstream(model, video, 140, 0, every=every)
+        with pytest.raises(ValueError, match="every is of downstream=true"):
+            RolloutConfig(remove="drop", every=2)
 
     def test_expectations_are_shared_by_all_removals(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, videos = random_model(), torch.stack([true_slots(t) for _, t in random_scenes()[:3]])
