@@ -137,6 +137,8 @@ class CausalityBenchmark:
         require_trainings("systems", self.systems, self.training_seeds)
         if self.keep > self.predictor.future:
             raise ValueError(f"keep={self.keep} is more than the predictor.future={self.predictor.future} of a call")
+        if self.every > (self.keep or self.predictor.future):
+            raise ValueError(f"every={self.every} is more than the {self.keep or self.predictor.future} that are kept")
         self.evaluation(self.runs, self.removal, self.keep)
 
     def evaluation(self, weights: Path, removal: Removal, keep: int) -> EvaluateConfig:

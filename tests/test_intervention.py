@@ -477,6 +477,8 @@ class TestStudy:
                 causality.run(replace(config, systems=("oc-jepa", name)))
         with pytest.raises(ValueError, match=r"keep=11 is more than the predictor.future=10"):
             replace(config, predictor=preset(PredictorConfig, "predictor", "clevrer"), keep=11)
+        with pytest.raises(ValueError, match="every=7 is more than the 6 that are kept"):
+            replace(config, predictor=preset(PredictorConfig, "predictor", "clevrer"), keep=6, every=7)
         assert not (tmp_path / "runs").exists()
 
     def test_an_aloe_is_found_by_what_it_learned_from_alone(self, tmp_path: Path) -> None:
