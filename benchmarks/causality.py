@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 from benchmarks.causality_page import (
     PAGE,
-    asked_often,
+    asking,
     contrasts,
     draw,
     influence_section,
-    kept,
     note,
     references,
     systems_table,
@@ -137,8 +136,8 @@ class CausalityBenchmark:
         require_trainings("systems", self.systems, self.training_seeds)
         if self.keep > self.predictor.future:
             raise ValueError(f"keep={self.keep} is more than the predictor.future={self.predictor.future} of a call")
-        if self.every > (self.keep or self.predictor.future):
-            raise ValueError(f"every={self.every} is more than the {self.keep or self.predictor.future} that are kept")
+        if self.every > (kept := self.keep or self.predictor.future):
+            raise ValueError(f"every={self.every} is more than the {kept} that are kept")
         self.evaluation(self.runs, self.removal, self.keep)
 
     def evaluation(self, weights: Path, removal: Removal, keep: int) -> EvaluateConfig:
@@ -225,7 +224,7 @@ def run(config: CausalityBenchmark) -> None:
         split=config.split,
         scenes=entries[0]["scenes"],
         removal=config.removal,
-        kept=kept(config.keep) + asked_often(config.every),
+        asking=asking(config.keep, config.every),
         systems=markdown_table(*systems_table(entries)),
         contrast=contrasts(entries, config.seed),
         trainings=markdown_table(*trainings_table(entries)),

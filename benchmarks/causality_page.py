@@ -57,7 +57,7 @@ in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-w
 the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
 split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
 systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).{kept}
+video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).{asking}
 
 Errors are mean distances of objects from where they truly are, in object radii: with nothing removed, of those objects
 that a removal influences, and of these downstream. F1 is of pairs that collide after a removal; *where it influences*
@@ -125,14 +125,11 @@ def note(entries: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def kept(keep: int) -> str:
-    """How many frames of a call are kept, where that is not all."""
-    return f" Of the frames of each call {keep} are kept (`keep={keep}`) before the next begins." if keep else ""
-
-
-def asked_often(every: int) -> str:
-    """How often it is asked what a removal changes, where that is not after all that is kept."""
-    return f" What it changes is asked every {every} steps (`every={every}`)." if every else ""
+def asking(keep: int, every: int) -> str:
+    """How predictors are asked, where that is not call after call for all frames that they give."""
+    kept = f" Of the frames of each call {keep} are kept (`keep={keep}`) before the next begins." if keep else ""
+    asked = f" What a removal changes is asked every {every} steps (`every={every}`)." if every else ""
+    return kept + asked
 
 
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

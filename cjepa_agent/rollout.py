@@ -371,7 +371,7 @@ def downstream(
         predicted = path.new_zeros(len(path), kept, *path.shape[2:])
         predicted = predicted.index_copy(2, others, model.forecast(without, kept, hidden).slots)
         if begin < seen:
-            # Over all that is asked once: soon after a collision the observed course tells of it by itself.
+            # Over all steps to the next call: after a collision the observed course tells of it by itself.
             difference = (predicted[:, :compared] - expected[:, :, call].flatten(0, 1)).square().mean(-1).amax(1)
             difference = difference * changes[:, begin]
             apart = torch.maximum(apart, difference)
