@@ -32,11 +32,12 @@ from cjepa_agent.evaluation.results import plain_table
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.predictors.base import Predictor
 from cjepa_agent.predictors.cjepa import PredictorConfig
-from cjepa_agent.rollout import Removal, RolloutConfig, require_removal, rollout
+from cjepa_agent.rollout import RolloutConfig, rollout
 from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
+from cjepa_agent.video_prediction import Removal, require_removal
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, load

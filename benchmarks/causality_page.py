@@ -57,7 +57,7 @@ in nothing but n hidden objects, `-upto` in every number up to n, by chance; `-w
 the weight, and what they do later counts nothing. Scored are {scenes} scenes of the {split}
 split: each is predicted from its beginning, as it is and once without each object (`removal={removal}`; `empty` for
 systems that tell slots apart, as `oc-dino-wm`), and compared with the physics run again; *downstream* is the observed
-video with only what the removal changes predicted (`cjepa_agent.rollout.downstream`).{asking}
+video with only what the removal changes predicted (`cjepa_agent.video_prediction.downstream`).{asking}
 
 Errors are mean distances of objects from where they truly are, in object radii: with nothing removed, of those objects
 that a removal influences, and of these downstream. F1 is of pairs that collide after a removal; *where it influences*

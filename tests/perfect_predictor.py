@@ -12,7 +12,7 @@ from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.clevrer_state import CLEVRERStateEncoder, scene_states
 from cjepa_agent.evaluation import findings
 from cjepa_agent.reading.slot_reader import SlotReader
-from cjepa_agent.rollout import Downstream
+from cjepa_agent.video_prediction import Downstream
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import Trajectory

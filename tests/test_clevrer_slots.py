@@ -27,12 +27,13 @@ from cjepa_agent.extract import ExtractConfig, extract
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.masking import MaskConfig
 from cjepa_agent.reading.collisions import colliding_pairs
-from cjepa_agent.rollout import RolloutConfig, continued, object_slots, rollout
+from cjepa_agent.rollout import RolloutConfig, rollout
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.ctt import CTTConfig
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.objectives import SlotTrainingConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig, PredictorStage
+from cjepa_agent.video_prediction import continued, object_slots
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
 from envs.clevrer import simulate

@@ -20,7 +20,7 @@ from cjepa_agent.collect import collect
 from cjepa_agent.collecting.clevrer import CLEVRERCollection
 from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
-from cjepa_agent.encoders.clevrer_state import read_scene, scene_states
+from cjepa_agent.encoders.clevrer_state import read_scene, scene_states, true_scene
 from cjepa_agent.encoders.kinds import EncoderConfig
 from cjepa_agent.evaluate import evaluate
 from cjepa_agent.evaluation import findings, intervention
@@ -28,12 +28,13 @@ from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.latent import Latent
 from cjepa_agent.predictors.cjepa import PredictorConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
-from cjepa_agent.reading.collisions import CollisionReadout, pair_features
-from cjepa_agent.rollout import RolloutConfig, downstream, expectations, resimulated
+from cjepa_agent.reading.collisions import CollisionReadout, pair_features, sum_of
+from cjepa_agent.rollout import RolloutConfig
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
+from cjepa_agent.video_prediction import downstream, expectations, resimulated
 from cjepa_agent.vqa.grounded import GroundedALOEConfig
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from configs.presets import preset
@@ -360,6 +361,32 @@ class TestMeasure:
         found = truth[np.argsort(-np.concatenate([removed.shift[removed.counted] for removed in perfect.removed]))]
         precision = np.cumsum(found) / np.arange(1, len(found) + 1)
         assert influence["shift"]["average_precision"] == pytest.approx(precision[found].mean())
+
+    def test_courses_that_go_on_from_observed_ones_have_their_own_read_out(
+        self, data: Path, slots: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, source, dataset = random_model(), VideoSlots(slots), Dataset(data)
+        courses = {source.read(scene).numpy().tobytes(): dataset.trajectory(scene) for scene in source.scenes}
+        monkeypatch.setattr(  # perfect where it goes on, random from the beginning
+            findings,
+            "continued",
+            lambda _, given, frames: torch.stack([true_slots(courses[own.numpy().tobytes()], frames) for own in given]),
+        )
+        training, held_out = ([s for s in source.scenes if split_of(s) == own] for own in ("train", "validation"))
+        readouts = findings.fit_readouts(model, source, dataset, training, 0)
+        features = [pair_features(true_scene(dataset.trajectory(scene), 180)) for scene in held_out]
+        assert [readouts.continued(own) for own in features] == [readouts.true(own) for own in features]
+        assert [readouts.predicted(own) for own in features] != [readouts.true(own) for own in features]
+        for trusting, told_by, other in (
+            ("predicted", "predicted", "downstream"),
+            ("continued", "downstream", "predicted"),
+        ):
+            blind = readouts._replace(predicted=lambda _: {}, continued=lambda _: {})  # type: ignore[arg-type]
+            own = blind._replace(**{trusting: lambda features: dict.fromkeys(features.pairs, 0)})
+            found = findings.measure(model, source, dataset, held_out, own, "drop")
+            told = {name: sum_of(found.pairs[moved, name] for moved in (True, False)) for name in findings.SOURCES}
+            assert told[told_by].found + told[told_by].wrong > 0
+            assert told[other].found + told[other].wrong == 0
 
     def test_scenes_are_measured_alike_alone_and_beside_others(self, data: Path, slots: Path) -> None:
         model, source, dataset = random_model(), VideoSlots(slots), Dataset(data)

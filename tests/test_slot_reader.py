@@ -30,10 +30,11 @@ from cjepa_agent.predictors.oc_dino_wm import OCDINOWMConfig
 from cjepa_agent.predictors.slotformer import SlotFormerConfig
 from cjepa_agent.reading import readout
 from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
-from cjepa_agent.rollout import RolloutConfig, in_view, object_slots, require_removal, resimulated, rollout
+from cjepa_agent.rollout import RolloutConfig, rollout
 from cjepa_agent.train import TrainConfig, train
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
+from cjepa_agent.video_prediction import in_view, object_slots, require_removal, resimulated
 from cjepa_agent.vqa.data import NOTHING, SlotQuestions
 from cjepa_agent.vqa.intervened import Intervened
 from cjepa_agent.world_model import WorldModel, WorldModelConfig

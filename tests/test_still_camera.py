@@ -27,8 +27,8 @@ from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
 from cjepa_agent.extract import ExtractConfig, extract, load_encoder
 from cjepa_agent.files import read_json, write_json
-from cjepa_agent.rollout import continued
 from cjepa_agent.training.objectives import SlotTrainingConfig, StillCameraObjective
+from cjepa_agent.video_prediction import continued
 from envs.clevrer import sample_scene, simulate
 from envs.clevrer.render import CLEVRERRenderer
 

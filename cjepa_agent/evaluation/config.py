@@ -7,7 +7,7 @@ from typing import Any, ClassVar, get_args
 
 from cjepa_agent.planning import PlannerSettings, RuleObjectives
 from cjepa_agent.provenance import settings_record
-from cjepa_agent.rollout import Removal
+from cjepa_agent.video_prediction import Removal
 from envs.pusht.success import success_rule
 
 TASKS = ("planning", "released", "coverage", "probe", "segmentation", "rollout", "intervention", "vqa")

@@ -23,7 +23,7 @@ from cjepa_agent.encoders.clevrer_state import SceneReading, scene_states, true_
 from cjepa_agent.predictors.cjepa import MaskedPredictor
 from cjepa_agent.reading.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
-from cjepa_agent.rollout import Removal, continued, downstream, expectations, object_slots, resimulated
+from cjepa_agent.video_prediction import Removal, continued, downstream, expectations, object_slots, resimulated
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, facts_of, split_of
 from envs.clevrer.events import INFLUENCE, Event
@@ -51,7 +51,7 @@ class Removed(NamedTuple):
         downstream: (6,) of the observed video with what goes otherwise predicted [radii].
         unchanged: (6,) of the true factual course [radii].
         shift: (6,) largest distance between the predictions from the beginning with and without the object [radii].
-        apart: (6,) see ``cjepa_agent.rollout.Downstream``.
+        apart: (6,) see ``cjepa_agent.video_prediction.Downstream``.
     """
 
     scene: int
@@ -101,17 +101,28 @@ class Findings:
 
 
 class Readouts(NamedTuple):
-    """Of objects from slots, and of collisions from predictions and from true positions."""
+    """What tells objects from slots, and collisions from courses of three kinds.
+
+    Attributes:
+        slots: of objects.
+        predicted: of collisions in videos that are predicted from their beginning.
+        continued: in videos that are observed at first and predicted from some frame on. Their errors are others: a
+            read-out of the former takes close passes that are observed for collisions.
+        true: in true courses.
+    """
 
     slots: SlotReader
     predicted: CollisionReadout
+    continued: CollisionReadout
     true: CollisionReadout
 
 
 def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: Sequence[int], seed: int) -> Readouts:
-    """Those of collisions are fitted on factual courses alone: whole ones, and the ends of videos."""
+    """Those of collisions are fitted on factual courses alone."""
     reader = slot_reader(model, source, data, seed)
-    predicted, true, happened = [], [], []
+    predicted: list[PairFeatures] = []
+    ahead: list[PairFeatures] = []
+    true, happened = [], []
     for chosen, slots in _batches(model, source, scenes, "read-out"):
         trajectories = [data.trajectory(scene, FRAMES) for scene in chosen]
         holders = [
@@ -120,14 +131,11 @@ def fit_readouts(model: WorldModel, source: VideoSlots, data: Dataset, scenes: S
         ]
         whole, _ = _again(model, reader, slots, holders)
         end = _read(reader, continued(model, slots, FRAMES), holders)
-        for row, trajectory in enumerate(trajectories):
-            truth = true_scene(trajectory, FRAMES)
-            # Features of a collision in the first unseen frame need the frame before.
-            for readings, start, unseen in ((whole, 0, 0), (end, VISIBLE_FRAMES - 1, VISIBLE_FRAMES)):
-                predicted.append(pair_features(readings[row], start))
-                true.append(pair_features(truth, start))
-                happened.append(colliding_pairs(trajectory, unseen, FRAMES))
-    return Readouts(reader, CollisionReadout(predicted, happened, seed), CollisionReadout(true, happened, seed))
+        predicted += map(pair_features, whole)
+        ahead += map(pair_features, end)
+        true += [pair_features(true_scene(trajectory, FRAMES)) for trajectory in trajectories]
+        happened += [colliding_pairs(trajectory, 0, FRAMES) for trajectory in trajectories]
+    return Readouts(reader, *(CollisionReadout(features, happened, seed) for features in (predicted, ahead, true)))
 
 
 def measure(
@@ -170,7 +178,8 @@ def measure(
                 score = found.pairs[influential, name]
                 found.pairs[influential, name] = score.plus(PairScore.of(pairs, truth.pairs[id]))
         for row, truth in enumerate(truths):
-            told = readouts.predicted(pair_features(end[row], VISIBLE_FRAMES - 1))
+            # Features of a collision in the first unseen frame need the frame before.
+            told = readouts.continued(pair_features(end[row], VISIBLE_FRAMES - 1))
             ends = {
                 "predicted": told,
                 "downstream": told,
@@ -270,7 +279,7 @@ class _Prediction(NamedTuple):
         id: of the object.
         readings: from the beginning (``predicted``) and ``downstream``.
         predicted: (180, 6) where the one from the beginning is not as observed.
-        apart: (6,) see ``cjepa_agent.rollout.Downstream``.
+        apart: (6,) see ``cjepa_agent.video_prediction.Downstream``.
     """
 
     row: int
@@ -335,7 +344,8 @@ def _removal(found: Findings, truth: _Truth, removal: _Prediction, factual: Scen
 
 
 def _pairs(truth: _Truth, id: int, readings: Mapping[str, SceneReading], readouts: Readouts) -> dict[str, Pairs]:
-    told = {name: readouts.predicted(pair_features(reading)) for name, reading in readings.items()}
+    by = {"predicted": readouts.predicted, "downstream": readouts.continued}
+    told = {name: by[name](pair_features(reading)) for name, reading in readings.items()}
     return {
         **{name: frozenset(pair for pair in pairs if id not in pair) for name, pairs in told.items()},
         "unchanged": frozenset(pair for pair in truth.collided if id not in pair),

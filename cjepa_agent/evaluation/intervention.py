@@ -1,16 +1,18 @@
 """``task=intervention``: what a predictor of videos says would happen without an object, against the physics run again.
 
-Each CLEVRER scene is predicted from its beginning (``cjepa_agent.rollout.resimulated``) as it is, and once without each
-object, and what the removal changes is also put into the observed video (``cjepa_agent.rollout.downstream``); all are
-compared with the true courses. What slots say of objects, and which of them holds which object over the observed
-frames, ``cjepa_agent.reading.slot_reader`` tells: exactly for ``encoder=state``, by a read-out fitted on training
-scenes for slots of pixels. Errors of that read-out are part of all figures; how large they are is told beside them.
+Each CLEVRER scene is predicted from its beginning as it is, and once without each object
+(``cjepa_agent.video_prediction.resimulated``), and what the removal changes is also put into the observed video
+(``cjepa_agent.video_prediction.downstream``); all are compared with the true courses. What slots say of objects, and
+which of them holds which object over the observed frames, ``cjepa_agent.reading.slot_reader`` tells: exactly for
+``encoder=state``, by a read-out fitted on training scenes for slots of pixels. Errors of that read-out are part of all
+figures; how large they are is told beside them.
 
 - Positions: mean error of each other object over the frames that are predicted and in which the camera sees it,
   beside that of answering with the true factual course, as if the removal changed nothing. An object is *influenced*
   if the removal truly moves it by more than a tenth of a radius (``envs.clevrer.events.influences``).
-- Collisions: pairs that a read-out finds, which is fitted on factual predictions of training scenes alone; the same
-  read-out on true positions; and the true factual pairs, as if the removal changed nothing. Pairs after removals that
+- Collisions: pairs that a read-out finds, which is fitted on factual predictions of training scenes alone: on those
+  from the beginning, or, for what goes on from an observed video, on observed videos that are continued; one that is
+  fitted on true positions; and the true factual pairs, as if the removal changed nothing. Pairs after removals that
   influence another object are told apart from those after others.
 - Questions: counterfactual ones answered from those pairs, and predictive ones from the predicted end of the video,
   by the executor that also makes the true answers. What objects are there is taken from the annotation.
@@ -41,7 +43,7 @@ from cjepa_agent.intervals import interval_text, scene_mean, share_of
 from cjepa_agent.paths import cache_folder
 from cjepa_agent.provenance import provenance
 from cjepa_agent.reading.collisions import PairScore, sum_of
-from cjepa_agent.rollout import require_every, require_removal, video_model
+from cjepa_agent.video_prediction import require_every, require_removal, video_model
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
