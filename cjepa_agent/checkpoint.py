@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cjepa_agent.encoders.given_slots import GivenSlotsConfig
@@ -30,7 +29,7 @@ from cjepa_agent.files import plain, read_json
 from cjepa_agent.hub import find_weights
 from cjepa_agent.processor import SCALES
 from cjepa_agent.provenance import git_commit, package_version, settings_record
-from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors
+from cjepa_agent.tensors import check_tensors, load_tensors, read_tensors, save_tensors
 from cjepa_agent.world_model import WorldModel, WorldModelConfig
 from envs.files import atomic
 from planners import ActionPrior
@@ -113,8 +112,8 @@ class Checkpoint:
             path = {name: stack.enter_context(atomic(folder / name)) for name in (CONFIG, CARD, MODEL, PROCESSORS)}
             path[CONFIG].write_text(json.dumps(config, indent=2, default=plain) + "\n", encoding="utf-8")
             path[CARD].write_text(card, encoding="utf-8")
-            save_file(weights, path[MODEL])
-            save_file(processors, path[PROCESSORS])
+            save_tensors(path[MODEL], weights)
+            save_tensors(path[PROCESSORS], processors)
 
     @classmethod
     def from_pretrained(
@@ -158,11 +157,9 @@ class Checkpoint:
 
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Contents of the two safetensors files."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
-        weights, processors = _split(state)
+        weights, processors = _split(self.model.state_dict())
         prior = self.prior.tensors() if self.prior else {}
-        prior = {PRIOR + name: value.cpu().contiguous() for name, value in prior.items()}
-        return weights, {**processors, **prior}
+        return weights, {**processors, **{PRIOR + name: value for name, value in prior.items()}}
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from envs.files import atomic
@@ -19,7 +19,8 @@ from envs.files import atomic
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors``; the file appears only when it is complete."""
     with atomic(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        # save_file would leave it readable by its owner alone, whatever the umask.
+        temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
 
 def digest(tensors: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> str:

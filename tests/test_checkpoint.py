@@ -13,6 +13,7 @@ from tiny_model import CONFIG, SETTINGS, tiny_checkpoint
 
 from cjepa_agent import checkpoint as module
 from cjepa_agent import hub as hub_module
+from cjepa_agent import tensors as tensors_module
 from cjepa_agent.agent import CJEPAAgent
 from cjepa_agent.checkpoint import Checkpoint
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
@@ -63,6 +64,7 @@ def test_folder_has_the_documented_files_and_saving_again_replaces_them(folder: 
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "model.safetensors", "processors.safetensors", "README.md", "notes.txt",
     }  # fmt: skip
+    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1  # whoever may read one may read all
     expected = tiny_checkpoint(seed=1).model.predictor.time
     assert torch.equal(Checkpoint.from_pretrained(folder).model.predictor.time, expected)
     card = (folder / "README.md").read_text()
@@ -74,7 +76,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(folder: Path, monkeypatch: pyte
         raise OSError("no space left")
 
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(tensors_module, "save", full)
     with pytest.raises(OSError, match="no space left"):
         tiny_checkpoint(seed=1).save_pretrained(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
