@@ -117,12 +117,19 @@ def title(entries: Sequence[Mapping[str, Any]], privileged: bool, steps: int) ->
 
 def note(entries: Sequence[Mapping[str, Any]]) -> str:
     """What is to be known of results of older versions."""
-    if all(INFLUENTIAL in entry["collision_pairs"] for entry in entries):
-        return ""
-    return (
-        " Some rows were scored before a correction of the collision read-out's labels, which moved single figures of "
-        "other predictors by up to 4.3 points (LOG.md, *short trainings and moving averages*)."
-    )
+    texts = []
+    if any(INFLUENTIAL not in entry["collision_pairs"] for entry in entries):
+        texts.append(
+            " Some rows were scored before a correction of the collision read-out's labels, which moved single figures "
+            "of other predictors by up to 4.3 points (LOG.md, *short trainings and moving averages*)."
+        )
+    if any("readouts_fitted_on" not in entry for entry in entries):
+        texts.append(
+            " Downstream videos, and what comes next, were in some rows read by a read-out fitted on predictions from "
+            "the beginning, too, which tells less of them than that of now (LOG.md, *a read-out "
+            "for videos that go on*)."
+        )
+    return "".join(texts)
 
 
 def asking(keep: int, every: int) -> str:

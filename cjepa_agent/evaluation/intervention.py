@@ -47,6 +47,11 @@ from cjepa_agent.video_prediction import require_every, require_removal, video_m
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
+FITTED_ON = {  # what the read-out of collisions has learned from, by where it reads them; always factual courses
+    "predicted": "predictions from the beginning",
+    "downstream": "observed videos, continued",
+    "true positions": "true positions",
+}
 REMOVALS = {  # by whether another object is influenced
     "after_removal": (True, False),
     "after_removal_with_influence": (True,),
@@ -95,6 +100,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
         "slots": source.identity,
         "scenes": len(scenes),
         "readout_scenes": len(training),
+        "readouts_fitted_on": FITTED_ON,
         **summary(found, config.seed),
         "answers": answers,
         "asked": asked,
