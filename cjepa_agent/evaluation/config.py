@@ -32,9 +32,8 @@ class EvaluateConfig:
         objectives: what its plans are judged by; ``task=released`` takes the paper's, all slots and proprioception.
         rules: success rules of ``task=planning``.
         episodes: per rule, taken evenly from the manifests of ``seeds``, or seeds of ``task=coverage``, or scenes of
-            ``task=segmentation``, ``rollout``, ``intervention`` (as many training scenes for its read-out) and ``vqa``,
-            from the first; null means 20, 50 for coverage and for each seed of ``task=released``, 100 for segmentation,
-            else all scenes.
+            ``task=segmentation``, ``rollout``, ``intervention`` and ``vqa``, from the first; null means 20, 50 for
+            coverage and for each seed of ``task=released``, 100 for segmentation, else all scenes.
         baselines: whether ``task=planning`` also scores doing nothing and random actions.
         oracle_episodes: of these, how many the same search also plans with the true simulator; 0 for none.
         budget: environment steps per episode; null means 50, or 300 for coverage.

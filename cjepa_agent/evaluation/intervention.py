@@ -47,6 +47,7 @@ from cjepa_agent.video_prediction import require_every, require_removal, video_m
 from envs.clevrer.dataset import Dataset, split_of
 
 ERRORS = ("predicted", "downstream", "unchanged")  # sources of positions
+READOUT_SCENES = 1000  # of training, at most, that read-outs of collisions are fitted on; 300 tell less (docs/LOG.md)
 FITTED_ON = {  # what the read-out of collisions has learned from, by where it reads them; always factual courses
     "predicted": "predictions from the beginning",
     "downstream": "observed videos, continued",
@@ -85,8 +86,8 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     require_every(model, config.every)
     data = Dataset(Path(config.data or cache_folder() / "clevrer"))
     scenes, training = (
-        [scene for scene in source.scenes if split_of(scene) == split][: config.episodes]
-        for split in (config.split, "train")
+        [scene for scene in source.scenes if split_of(scene) == split][:most]
+        for split, most in ((config.split, config.episodes), ("train", READOUT_SCENES))
     )
     if not scenes or not training:
         raise ValueError(f"{source.folder} needs scenes of the splits train and {config.split!r}")
