@@ -126,8 +126,8 @@ def note(entries: Sequence[Mapping[str, Any]]) -> str:
     if any("readouts_fitted_on" not in entry for entry in entries):
         texts.append(
             " Downstream videos, and what comes next, were in some rows read by a read-out fitted on predictions from "
-            "the beginning, too, which tells less of them than that of now (LOG.md, *a read-out "
-            "for videos that go on*)."
+            "the beginning, too, which tells less of them than that of now (LOG.md, *a read-out for "
+            "videos that go on*)."
         )
     return "".join(texts)
 
