@@ -43,7 +43,8 @@ class ExtractConfig:
         episodes: how many episodes, from the first, or videos of each split; 0 for all.
         stride: encode only every ``stride``-th frame of an episode, from its first on. With the action block (5)
             training windows start at these frames only: a fifth of the time buys the same number of episodes.
-        batch: frames per call of an encoder of single frames; others go through a video frame by frame.
+        batch: frames per call of an encoder of single frames, videos of CLEVRER per call of one that carries slots
+            through them.
         splits: of a CLEVRER data set, whose videos are encoded.
         device: ``cpu`` or ``cuda``.
 

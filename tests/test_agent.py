@@ -257,7 +257,7 @@ def test_slots_that_are_carried_along_go_on_within_a_history(encoder: StoSAViCon
         action, (episode,) = player.predict(observation)
         observation = world.step(action)[0]
     seen = torch.stack([model.processor.raw_slots(latent.slots) for latent in episode.history])
-    tracked = model.encoder.track(torch.stack(frames))
+    tracked = model.encoder.track(torch.stack(frames)[None])[0]
     torch.testing.assert_close(seen, tracked, atol=1e-5, rtol=1e-4)
     goal_frame = torch.from_numpy(observation["goal_pixels"])[None]
     assert episode.goal is not None

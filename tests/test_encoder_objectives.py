@@ -114,7 +114,7 @@ def test_the_loss_of_stosavi_by_hand(data: Path) -> None:
     clips, model = training.clips.read(np.array([3])), training.model
     noise = model.draw(clips, torch.Generator().manual_seed(1))
     frames = (clips[0] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    slots = model.encoder.track(frames, noise[0])
+    slots = model.encoder.track(frames[None], noise)[0]
     error = 0.0
     for own, frame in zip(slots, clips[0], strict=True):
         colours, masks = model.decoder.draw(own.unsqueeze(0))
@@ -133,7 +133,7 @@ def test_the_loss_of_videosaur_by_hand(data: Path) -> None:
     clips, model = training.clips.read(np.array([3])), training.model
     noise = model.draw(clips, torch.Generator().manual_seed(1))
     frames = (clips[0] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    outputs = model.decoder.mix(model.encoder.track(frames, noise[0]))[0]
+    outputs = model.decoder.mix(model.encoder.track(frames[None], noise)[0])[0]
     backbone = model.encoder.backbone
     seen: list[Tensor] = []
     hook = backbone.blocks[-1].attn.qkv.register_forward_hook(lambda _, inputs, output: seen.append(output))
@@ -273,7 +273,7 @@ def test_push_t_from_frames_to_a_world_model(data: Path, tmp_path: Path, argumen
     frames = torch.from_numpy(EpisodeFile(data).read("pixels", 2)[::5])
     stored = SlotData(EpisodeFile(data), tmp_path / "slots").frames(np.arange(60, 90, 5)).slots
     with torch.no_grad():
-        torch.testing.assert_close(stored, model.encoder.track(frames), atol=5e-3, rtol=5e-3)
+        torch.testing.assert_close(stored, model.encoder.track(frames[None])[0], atol=5e-3, rtol=5e-3)
     latent = model.encode(frames[:2], torch.zeros(2, 4))
     painted, masks = model.decode(latent, size=32)
     assert painted.shape == (2, 32, 32, 3) and masks.shape == (2, 3, 32, 32)

@@ -453,7 +453,7 @@ def pixel_slots(data: Path) -> Path:
     drawn = (map(partial(renderer.draw, Dataset(data).trajectory(scene)), range(128)) for scene in SCENES)
     videos = [torch.from_numpy(np.stack([picture for picture, _ in frames])) for frames in drawn]
     with torch.no_grad():
-        slots = [encoder.track(video) for video in videos]
+        slots = encoder.track(torch.stack(videos))
     VideoSlots.write(data / "pixel_slots", {"encoder": "clevrer"}, SCENES, (128, 7, 128), slots)
     return data / "pixel_slots"
 

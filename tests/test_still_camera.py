@@ -21,7 +21,7 @@ from cjepa_agent.collecting.collection import collect
 from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import centroid_of, grid_coordinates
-from cjepa_agent.encoders.still_camera import StillCameraConfig, holding
+from cjepa_agent.encoders.still_camera import GONE, Memory, StillCameraConfig, holding
 from cjepa_agent.evaluation import segmentation
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
@@ -86,12 +86,56 @@ def test_slots_keep_what_moves_take_what_enters_and_lose_what_leaves(prepared: S
         frame((4 + 2 * t, 7) if t < 6 else None, (24, 20) if t >= 3 else None, (8, 24) if t >= 8 else None)
         for t in range(11)
     ]
-    slots = prepared.encoder.track(torch.from_numpy(np.stack(video)))
-    assert holding(slots)[:, 1:].tolist() == [[t < 6 or t >= 8, t >= 3, False] for t in range(11)]
+    slots = prepared.encoder.track(torch.from_numpy(np.stack(video))[None])[0]
+    assert holding(slots)[:, 1:].tolist() == [[t < 6, t >= 3, t >= 8] for t in range(11)]
     place = (centroid_of(slots) + 1) * 16 - 0.5
     for t in range(6):
         assert (place[t, 1] - torch.tensor([4.0 + 2 * t, 7.0])).norm() < 1
     assert (place[3:, 2] - torch.tensor([24.0, 20.0])).norm(dim=-1).max() < 1
+
+
+@torch.no_grad()
+def test_what_was_hidden_comes_back_to_its_slot_where_its_motion_leads(prepared: StillCameraObjective) -> None:
+    hidden = range(5, 8)
+    video = [frame((4 + 2 * t, 7) if t not in hidden else None, (24, 20)) for t in range(11)]
+    slots = prepared.encoder.track(torch.from_numpy(np.stack(video))[None])[0]
+    moving = int((centroid_of(slots[0])[1:, 1]).argmin()) + 1
+    assert holding(slots)[:, moving].tolist() == [t not in hidden for t in range(11)]
+    assert holding(slots)[:, 1:].sum(1).tolist() == [2 - (t in hidden) for t in range(11)]
+    assert not slots[list(hidden), moving].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("away", [GONE, GONE + 1])
+def test_where_no_slot_is_free_what_enters_gets_that_of_what_is_away_longest(
+    prepared: StillCameraObjective, away: int
+) -> None:
+    present = frame((6, 7), (24, 9), (15, 25))
+    missing = [frame(None, (24, 9), (15, 25))] * away
+    entered = frame((6, 24), (24, 9), (15, 25), colours=[(0, 200, 0), *COLOURS[1:]])
+    slots = prepared.encoder.track(torch.from_numpy(np.stack([present, *missing, entered]))[None])[0]
+    places = (centroid_of(slots) + 1) * 16 - 0.5
+    lost = int((places[0] - torch.tensor([6.0, 7.0])).norm(dim=-1).argmin())
+    taken = away > GONE
+    assert holding(slots)[:, lost].tolist() == [True, *[False] * away, taken]
+    assert not taken or (places[-1, lost] - torch.tensor([6.0, 24.0])).norm() < 1
+    assert holding(slots)[-1, 1:].sum() == 2 + taken
+
+
+@torch.no_grad()
+def test_what_has_left_the_picture_is_forgotten(prepared: StillCameraObjective) -> None:
+    video = [frame((26 + 3 * t, 7) if 26 + 3 * t < 34 else None, (8, 20)) for t in range(6)]
+    pictures = torch.from_numpy(np.stack(video)).permute(0, 3, 1, 2)[None] / 255
+    known = [memory.known.sum().item() for _, memory in prepared.encoder.follow(pictures)]
+    assert known == [0, 2, 2, 2, 1, 1]  # in the frame after that in which it is missing first
+
+
+@torch.no_grad()
+def test_videos_are_followed_alone_as_in_a_batch(prepared: StillCameraObjective) -> None:
+    rng = np.random.default_rng(3)
+    videos = torch.from_numpy(np.stack([random_frames(rng, 8) for _ in range(3)]))
+    for video, own in zip(videos.split(1), prepared.encoder.track(videos).split(1), strict=True):
+        assert torch.allclose(prepared.encoder.track(video), own, atol=1e-4)
 
 
 @torch.no_grad()
@@ -108,16 +152,17 @@ def test_slots_start_where_things_are_also_of_one_colour(prepared: StillCameraOb
     places = [(6, 7), (24, 9), (15, 25)]
     difference = torch.from_numpy(frame(*places)).permute(2, 0, 1)[None] / 255 - prepared.encoder.background
     contrast = avg_pool2d(difference.abs().sum(1, keepdim=True), 2).flatten(1)
-    centre, there = prepared.encoder.places(contrast)
+    centre, there, known = prepared.encoder.places(contrast, Memory.of(torch.zeros(1, 4, 32)))
     found = (centre[0, 1:] + 1) * 16 - 0.5
     nearest = [int((found - torch.tensor(place)).norm(dim=-1).argmin()) for place in places]
-    assert there.all() and sorted(nearest) == [0, 1, 2]
+    assert there.all() and not known.any() and sorted(nearest) == [0, 1, 2]
     assert all((found[slot] - torch.tensor(p)).norm() < 1.5 for slot, p in zip(nearest, places, strict=True))
 
 
 def test_training_learns_to_paint_things(prepared: StillCameraObjective) -> None:
     model, generator = copy.deepcopy(prepared), torch.Generator().manual_seed(0)
-    clips = torch.from_numpy(random_frames(np.random.default_rng(1), 16)).permute(0, 3, 1, 2)[:, None].float() / 255
+    frames = torch.from_numpy(random_frames(np.random.default_rng(1), 16)).permute(0, 3, 1, 2)
+    clips = torch.stack([frames, frames.roll(1, -1)], dim=1) / 255
     optimizer, losses = torch.optim.Adam(model.parameters(), 2e-3), []
     for _ in range(40):
         optimizer.zero_grad()
@@ -198,7 +243,7 @@ def test_the_bundled_encoder_gives_objects_of_new_scenes_a_slot_each_that_they_k
     assert recipe["command"]["encoder"]["kind"] == "still"
     frames_of, videos = [], []
     for frames, truth in drawn(3, 64):
-        slots = autoencoder.encoder.track(torch.from_numpy(frames))
+        slots = autoencoder.encoder.track(torch.from_numpy(frames)[None])[0]
         seen = np.array([len(np.unique(one[one > 0])) for one in truth])
         assert np.abs(holding(slots)[:, 1:].sum(1).numpy() - seen).mean() < 1
         _, masks = autoencoder.decoder.paint(slots[::16], grid_coordinates(64).expand(4, -1, -1))
@@ -213,7 +258,7 @@ def test_the_bundled_predictors_foretell_new_scenes_better_than_the_last_frame_d
     model = Checkpoint.from_pretrained(name).model
     errors = []
     for frames, _ in drawn(6, 60):
-        slots = model.encoder.track(torch.from_numpy(frames))[None]
+        slots = model.encoder.track(torch.from_numpy(frames)[None])
         predicted = continued(model, slots[:, :40], 60)
         true, ours, last = (
             model.latent(part, part.new_zeros(*part.shape[:2], 0)).slots

@@ -112,8 +112,8 @@ def test_videosaur_tracks_a_video() -> None:
         slots = videosaur_correct(slots, videosaur_features(frame, t), t, 2 if index else 3)
         path.append(slots)
         slots = videosaur_block(slots, t, "processor.module.predictor.blocks.0")
-    torch.testing.assert_close(encoder.track(frames, noise), torch.stack(path), **CLOSE)
-    torch.testing.assert_close(encoder.read(frames[:1]), encoder.track(frames)[:1], **CLOSE)
+    torch.testing.assert_close(encoder.track(frames[None], noise[None])[0], torch.stack(path), **CLOSE)
+    torch.testing.assert_close(encoder.read(frames[:1]), encoder.track(frames[None])[0, :1], **CLOSE)
 
 
 @torch.no_grad()
@@ -197,8 +197,8 @@ def test_stosavi_tracks_a_video() -> None:
         normed = norm(slots, t, "predictor.ln")
         latents = normed + linear(linear(normed, t, "predictor.mlp.0").relu(), t, "predictor.mlp.2")
     encoder = converted("stosavi", t).encoder
-    torch.testing.assert_close(encoder.track(frames, noise), torch.stack(path), **CLOSE)
-    quiet = encoder.track(frames[:2])
+    torch.testing.assert_close(encoder.track(frames[None], noise[None])[0], torch.stack(path), **CLOSE)
+    quiet = encoder.track(frames[None, :2])[0]
     torch.testing.assert_close(encoder.read(frames[1:2], encoder.read(frames[:1])), quiet[1:], **CLOSE)
 
 

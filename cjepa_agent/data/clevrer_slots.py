@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def extract_scenes(source: ObservedScenes, autoencoder: SlotAutoencoder, out: Pa
         source: the scenes, as the encoder observes them.
         autoencoder: its encoder makes the slots.
         out: the folder.
-        batch: frames per call of the encoder.
+        batch: frames per call of the encoder, or videos per call of one that carries slots through them.
 
     Raises:
         ValueError: the folder holds slots of something else, or no scene can be read.
@@ -102,18 +102,32 @@ def extract_scenes(source: ObservedScenes, autoencoder: SlotAutoencoder, out: Pa
     shape = (VISIBLE_FRAMES, autoencoder.config.n_slots, autoencoder.config.slot_dim)
     done = VideoSlots.finished(out, identity, scenes, shape)
     bar = tqdm(scenes[done:], initial=done, total=len(scenes), unit="video", mininterval=2.0)
-    videos = (encode(autoencoder.encoder, source.read(scene), batch) for scene in bar)
-    VideoSlots.write(out, identity, scenes, shape, videos)
+    observed = (source.read(scene) for scene in bar)
+    VideoSlots.write(out, identity, scenes, shape, _encoded(autoencoder.encoder, observed, batch))
+
+
+def _encoded(encoder: Encoder, observed: Iterator[NDArray[Any]], batch: int) -> Iterator[Tensor]:
+    """Slots of videos of one length, as ``encode`` makes them, but ``batch`` videos at a time where it can be."""
+    if not isinstance(encoder, VideoEncoder):
+        yield from (encode(encoder, video, batch) for video in observed)
+        return
+    while videos := list(islice(observed, batch)):
+        yield from _tracked(encoder, np.stack(videos))
 
 
 @torch.no_grad()
 def encode(encoder: Encoder, observed: NDArray[Any], batch: int) -> Tensor:
     """Raw slots (M, S, D) float32 of an episode: frames (M, H, W, 3) uint8 or states (M, ...)."""
+    if isinstance(encoder, VideoEncoder):
+        return _tracked(encoder, observed[None])[0]
     held = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
     scenes = torch.from_numpy(np.ascontiguousarray(observed)).to(held.device)
-    if isinstance(encoder, VideoEncoder):
-        return encoder.track(scenes).cpu()
     return torch.cat([encoder.read(part) for part in scenes.split(batch)]).cpu()
+
+
+@torch.no_grad()
+def _tracked(encoder: VideoEncoder, videos: NDArray[np.uint8]) -> Tensor:
+    return encoder.track(torch.from_numpy(np.ascontiguousarray(videos)).to(next(encoder.parameters()).device)).cpu()
 
 
 def _readable_scenes(source: ObservedScenes, identity: dict[str, str], out: Path) -> list[int]:

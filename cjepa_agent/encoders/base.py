@@ -114,7 +114,7 @@ class VideoEncoder(FrameEncoder, ABC):
 
     @abstractmethod
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` is standard normal, of the encoder's own shape."""
+        """Slots (B, T, S, D) of videos (B, T, H, W, 3) uint8; ``noise`` is standard normal, of the encoder's shape."""
 
 
 class ColourDecoder(nn.Module):

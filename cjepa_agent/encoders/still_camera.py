@@ -4,14 +4,17 @@ Where Push-T has one slot per role, objects of a CLEVRER video are of any number
 three differences to ``SlotEncoder``. The background is known, as the median of the training frames, and taken away;
 what is left tells where things are, and is shared by object slots alone. These start at such places, and reach no
 farther than a thing does (as the translation of Invariant Slot Attention, Biza et al. 2023, arXiv 2302.04973), so that
-things of one colour have a slot each; a slot without a thing is empty, all zeros. And in a video slots start where they
-were in the frame before, new ones where something has entered.
+things of one colour have a slot each; a slot without a thing is empty, all zeros. And in a video slots remember: they
+start where their thing should be by now, looking for what it looked like, and one whose thing is hidden behind another
+keeps it in mind. What enters gets a slot that has held nothing yet, or else that whose thing is away longest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +37,20 @@ from cjepa_agent.encoders.slot_attention import FeatureGrid
 LEAST_CONTRAST = 0.15  # summed colour difference (0..3) from the background below which nothing is there
 SOFTNESS = 0.03  # of that limit
 REACH = 0.7  # initial deviation of an object slot's reach, 1 where another thing may be; learned
-LIMIT = 1.8  # distance, likewise, beyond which a slot takes nothing
+LIMIT = 1.35  # distance, likewise, beyond which a slot takes nothing
 EXTENT_DIM = 2  # numbers of a slot after its place: logarithms of how far what it takes spreads to the sides and up
 MARGIN = 2.35  # deviations of what a slot takes, and a pixel, within which no other thing enters
 LEAST_CELLS = 1.5  # of the grid that a thing must cover, or its slot is empty: finer frames show smaller things
 TALL = 1.5  # how much farther above and below than beside another thing is found
-CLOSE = 0.3  # squared distance, 1 where another thing may be, in which two slots hold the same one
+CLOSE = 0.3  # squared distance, 1 where another thing may be, in which a new slot holds the same one as another
+OWN = 0.5  # share of a cell from which on it is a slot's own
 LEAST_SPREAD = 3e-4  # half frames squared: that of a cell of the grid of frames of 64 px
 PRESENT = 1.5  # squared norm of a place; that of a thing's is 2 POSITION_SCALES, of an empty slot's 0
 ABSENT = -1e4  # logit of what an empty slot takes
+SMOOTH = 0.5  # what is kept of a velocity from one frame to the next
+FADE = 0.9  # likewise while the thing is hidden
+GONE = 5  # frames after which the slot of a hidden thing may be given to another
+APPEARANCE = POSITION_DIM + EXTENT_DIM  # from this number of a slot on
 FRAME = 64  # px, side of the frames that ``far``, ``near`` and how things are told apart were chosen on; see there
 
 
@@ -75,7 +83,7 @@ class StillCameraConfig:
 
     def __post_init__(self) -> None:
         if self.slot_dim <= POSITION_DIM + EXTENT_DIM:
-            raise ValueError(f"encoder.slot_dim must exceed {POSITION_DIM + EXTENT_DIM}, got {self.slot_dim}")
+            raise ValueError(f"encoder.slot_dim must exceed {APPEARANCE}, got {self.slot_dim}")
         if min(self.image_size, self.width, self.iterations, self.decoder_width, self.n_slots - 1) < 1:
             raise ValueError(f"encoder sizes must be positive and n_slots 2 or more, got {self}")
         if self.image_size % 8:
@@ -86,6 +94,30 @@ class StillCameraConfig:
     def build(self) -> tuple[StillCameraEncoder, StillCameraDecoder]:
         """Encoder and decoder with random weights and a grey background."""
         return StillCameraEncoder(self), StillCameraDecoder(self)
+
+
+class Memory(NamedTuple):
+    """What is known of things from the frames before.
+
+    Attributes:
+        slots: (B, S, D), how they were last seen and where they should be by now, zeros where there is nothing to know.
+        velocity: (B, S, 2) of centroids, per frame.
+        hidden: (B, S) frames in a row in which they were not seen.
+    """
+
+    slots: Tensor
+    velocity: Tensor
+    hidden: Tensor
+
+    @classmethod
+    def of(cls, slots: Tensor) -> Memory:
+        """Of slots (B, S, D) that were just seen, and stand still."""
+        return cls(slots, torch.zeros_like(slots[..., :2]), torch.zeros_like(slots[..., 0]))
+
+    @property
+    def known(self) -> Tensor:
+        """(B, S) which slots know a thing; the background's does not count."""
+        return F.pad(holding(self.slots)[:, 1:], (1, 0))
 
 
 def holding(slots: Tensor) -> Tensor:
@@ -126,20 +158,19 @@ class StillCameraEncoder(VideoEncoder):
         self.refine = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
         )
-        self.appearance = nn.Linear(width, config.slot_dim - POSITION_DIM - EXTENT_DIM)
+        appearance = config.slot_dim - APPEARANCE
+        self.appearance = nn.Linear(width, appearance)
+        self.recall = nn.Sequential(nn.LayerNorm(appearance), nn.Linear(appearance, width))
 
     def read(self, frames: Tensor, initial: Tensor | None = None) -> Tensor:
-        """See ``VideoEncoder``; of ``initial`` places and extents count, and which slots are empty."""
+        """See ``VideoEncoder``; empty slots of ``initial`` are taken for such that have held nothing yet."""
         slots: Tensor = self(prepare_frames(frames, self.config.image_size), initial).slots
         return slots
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Slots (T, S, D) of a video (T, H, W, 3) uint8; nothing in them is random."""
-        slots, path = None, []
-        for frame in prepare_frames(frames, self.config.image_size).split(1):
-            slots = self(frame, slots).slots
-            path.append(slots[0])
-        return torch.stack(path)
+        """Slots (B, T, S, D) of videos (B, T, H, W, 3) uint8; nothing in them is random."""
+        videos = prepare_frames(frames.flatten(0, 1), self.config.image_size).unflatten(0, frames.shape[:2])
+        return torch.stack([output.slots for output, _ in self.follow(videos)], dim=1)
 
     def contrast(self, frames: Tensor) -> Tensor:
         """Summed colour difference (B, 1, H, W) from the background, 0..3, of frames (B, 3, H, W) in [0, 1]."""
@@ -147,54 +178,90 @@ class StillCameraEncoder(VideoEncoder):
 
     def forward(self, frames: Tensor, initial: Tensor | None = None) -> SlotOutput:
         """Encode frames (B, 3, H, W) in [0, 1]; ``initial`` are slots (B, S, D) of the frames before them."""
+        if initial is None:
+            initial = torch.zeros(len(frames), self.n_slots, self.slot_dim, device=frames.device)
+        return self.step(frames, Memory.of(initial))[0]
+
+    def follow(self, videos: Tensor) -> Iterator[tuple[SlotOutput, Memory]]:
+        """What is found in each frame of videos (B, T, 3, H, W) in [0, 1], and what was known before it."""
+        memory = Memory.of(torch.zeros(len(videos), self.n_slots, self.slot_dim, device=videos.device))
+        for frames in videos.unbind(1):
+            output, later = self.step(frames, memory)
+            yield output, memory
+            memory = later
+
+    def step(self, frames: Tensor, memory: Memory) -> tuple[SlotOutput, Memory]:
+        """What is found in frames (B, 3, H, W) in [0, 1], and what is known after them."""
         local, wide = self.features(frames - self.background)
         with torch.autocast(frames.device.type, enabled=False):
             keys, values = self.key(self.norm_keys(local.float())), self.value(self.norm_values(wide.float()))
             contrast = F.avg_pool2d(self.contrast(frames), 2).flatten(1)
-            centre, there = self.places(contrast, initial)
-            slots = self.initial[[0] + [1] * (self.n_slots - 1)].expand(len(frames), -1, -1)
+            centre, there, known = self.places(contrast, memory)
+            slots = self.initial[[0] + [1] * (self.n_slots - 1)] + torch.where(
+                known.unsqueeze(-1), self.recall(memory.slots[..., APPEARANCE:]), 0
+            )
             thing = ((contrast - LEAST_CONTRAST) / SOFTNESS).sigmoid()
             for _ in range(self.config.iterations):
                 slots, centre, extent, attention = self._attend(slots, centre, there, thing, keys, values)
-                there = self._without_doubles(centre, there, attention)
-            covered = attention[:, 1:] @ (contrast > LEAST_CONTRAST).float().unsqueeze(-1)
+                there = self._without_doubles(centre, there, known, attention)
+            own = attention[:, 1:] * (attention[:, 1:] > OWN)
+            covered = own @ (contrast > LEAST_CONTRAST).float().unsqueeze(-1)
             there = there & F.pad(covered.squeeze(-1) > LEAST_CELLS, (1, 0), value=True)
             vector = torch.cat([fourier(centre, POSITION_SCALES), extent.log(), self.appearance(slots)], dim=-1)
-        return SlotOutput(vector * there.unsqueeze(-1), centre, attention.unflatten(-1, (self.grid, self.grid)))
+            later = self._remembered(vector, centre, there, known, memory)
+        attention = attention.unflatten(-1, (self.grid, self.grid))
+        return SlotOutput(vector * there.unsqueeze(-1), centre, attention), later
 
-    def places(self, contrast: Tensor, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Where slots start (B, S, 2), and which have a thing to hold (B, S); the background's starts at the middle.
+    def places(self, contrast: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """Where slots start; the background's starts at the middle.
 
-        Things are found one after the other, the most striking first, at some distance from those already found.
+        Things are found one after the other, the most striking first, at some distance from those that are known.
 
         Args:
             contrast: (B, G * G) summed colour difference from the background.
-            initial: slots (B, S, D) of the frame before; things that these hold stay with them.
+            memory: things that are known stay with their slots, unless others need these.
+
+        Returns:
+            Places (B, S, 2), which slots have a thing to hold (B, S), and which of these know theirs.
         """
-        if initial is None:
-            initial = contrast.new_zeros(len(contrast), self.n_slots, self.slot_dim)
-        there, centre = holding(initial), centroid_of(initial)
-        there[:, 0], centre[:, 0] = True, 0
+        known, free = memory.known, memory.hidden.masked_fill(~memory.known, torch.inf)
+        centre = centroid_of(memory.slots.detach()) * known.unsqueeze(-1)
         left = contrast.view(-1, 1, self.grid, self.grid)
         rounds = max(1, round(2 * (2 * self.grid / FRAME) ** 2))  # each adds to the variance of the blur
         for _ in range(rounds):  # a thing is most striking in its middle, not at a highlight
-            left = F.avg_pool2d(left, 3, 1, 1)
-        outside = self._outside(centre, initial[..., POSITION_DIM : POSITION_DIM + EXTENT_DIM].exp())
-        left = left.flatten(1) * torch.where(there.unsqueeze(-1), outside, 1)[:, 1:].prod(1)
-        for slot in range(1, self.n_slots):
-            most, place = left.max(1)
-            found = ~there[:, slot] & (most > LEAST_CONTRAST)
-            centre[:, slot] = torch.where(found[:, None], self.coordinates[place], centre[:, slot])
-            left = left * torch.where(found[:, None], self._apart(centre[:, slot]), 1)
-            there[:, slot] |= found
-        return centre, there
+            left = F.avg_pool2d(left, 3, 1, 1, count_include_pad=False)
+        outside = self._outside(centre, memory.slots[..., POSITION_DIM:APPEARANCE].detach().exp())
+        left = left.flatten(1) * torch.where(known.unsqueeze(-1), outside, 1).prod(1)
+        free[:, 0] = 0
+        there = F.pad(known[:, 1:], (1, 0), value=True)
+        for _ in range(1, self.n_slots):
+            (most, place), (away, slot) = left.max(1), free.max(1)
+            found = (most > LEAST_CONTRAST) & (away > GONE)
+            given = F.one_hot(slot, self.n_slots).bool() & found.unsqueeze(1)
+            centre = torch.where(given.unsqueeze(-1), self.coordinates[place].unsqueeze(1), centre)
+            left = left * torch.where(found.unsqueeze(1), self._apart(self.coordinates[place]), 1)
+            there, known, free = there | given, known & ~given, free.masked_fill(given, 0)
+        return centre, there, known
 
-    def _without_doubles(self, centre: Tensor, there: Tensor, attention: Tensor) -> Tensor:
-        """Which slots (B, S) stay where two have come to hold one thing: that which holds more of it."""
+    def _remembered(self, vector: Tensor, centre: Tensor, there: Tensor, known: Tensor, before: Memory) -> Memory:
+        """What is known after a frame, places as they should be in the next; what has left the picture is forgotten."""
+        seen, still = there.unsqueeze(-1), known.unsqueeze(-1)
+        last = torch.where(seen, vector, before.slots * still)
+        place = torch.where(seen, centre, centroid_of(before.slots)).detach()
+        moved = place - (centroid_of(before.slots) - before.velocity)
+        velocity = torch.where(seen, SMOOTH * before.velocity + (1 - SMOOTH) * moved, FADE * before.velocity) * still
+        place = place + velocity.detach()
+        # Of a thing that is half out of the picture the middle of what is seen of it is inside.
+        place = torch.where(seen, place.clamp(-1, 1), place)
+        inside = (place.abs() <= 1).all(-1, keepdim=True) & (seen | still)
+        slots = torch.cat([fourier(place, POSITION_SCALES), last[..., POSITION_DIM:]], dim=-1) * inside
+        return Memory(slots, velocity.detach(), (before.hidden + 1).masked_fill(there, 0))
+
+    def _without_doubles(self, centre: Tensor, there: Tensor, known: Tensor, attention: Tensor) -> Tensor:
+        """Which slots (B, S) stay where a new one has come to hold the thing of another: that, or the larger if new."""
         near = (self._squared_distance(centre, centre) < CLOSE) & there.unsqueeze(2) & there.unsqueeze(1)
-        mass = attention.sum(-1)
-        less = mass.unsqueeze(2) < mass.unsqueeze(1)
-        doubled = (near & less)[:, 1:, 1:].any(2)
+        mass = attention.sum(-1).masked_fill(known, torch.inf)
+        doubled = (near & (mass.unsqueeze(2) < mass.unsqueeze(1)))[:, 1:, 1:].any(2)
         return there & ~F.pad(doubled, (1, 0))
 
     def _squared_distance(self, centre: Tensor, places: Tensor) -> Tensor:

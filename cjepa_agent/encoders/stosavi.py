@@ -157,9 +157,9 @@ class StoSAViEncoder(VideoEncoder):
         return self.carry(pixels.unsqueeze(1), initial=initial).slots[:, 0]
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (T, S, D) is standard normal, None means 0."""
-        pixels = prepare_frames(frames, self.config.image_size)
-        return self.carry(pixels.unsqueeze(0), None if noise is None else noise.unsqueeze(0)).slots[0]
+        """Slots of videos, see ``VideoEncoder``; ``noise`` (B, T, S, D) is standard normal, None means 0."""
+        pixels = prepare_frames(frames.flatten(0, 1), self.config.image_size)
+        return self.carry(pixels.unflatten(0, frames.shape[:2]), noise).slots
 
     def carry(self, videos: Tensor, noise: Tensor | None = None, initial: Tensor | None = None) -> CarriedSlots:
         """Slots of each frame, from those of the frame before it.

@@ -198,9 +198,9 @@ class VideoSAUREncoder(VideoEncoder):
         return slots
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Slots (T, S, D) of a video (T, H, W, 3) uint8; ``noise`` (S, D) is standard normal."""
+        """Slots of videos, see ``VideoEncoder``; ``noise`` (B, S, D) is standard normal."""
         start = self.initial(self.noise if noise is None else noise)
-        return self.carry((self.features(frame) for frame in frames.split(1)), start.unsqueeze(0))[0]
+        return self.carry(map(self.features, frames.unbind(1)), start.expand(len(frames), -1, -1))
 
     def carry(self, features: Iterable[Tensor], start: Tensor) -> Tensor:
         """Slots (B, T, S, D) of features (B, patches, D) of T frames, each from those of the frame before.

@@ -17,7 +17,13 @@ from cjepa_agent.encoders.base import ColourDecoder, VideoEncoder, at_points, gr
 from cjepa_agent.encoders.kinds import TrainedEncoderConfig
 from cjepa_agent.encoders.patches import PatchDecoder, PatchEncoder
 from cjepa_agent.encoders.slot_attention import SlotEncoder
-from cjepa_agent.encoders.still_camera import LEAST_CONTRAST, StillCameraDecoder, StillCameraEncoder
+from cjepa_agent.encoders.still_camera import (
+    APPEARANCE,
+    LEAST_CONTRAST,
+    StillCameraDecoder,
+    StillCameraEncoder,
+    holding,
+)
 from cjepa_agent.encoders.stosavi import BroadcastDecoder, StoSAViEncoder
 from cjepa_agent.encoders.videosaur import SlotMixer, VideoSAURConfig, VideoSAUREncoder
 from cjepa_agent.predictors.losses import mean_square
@@ -37,7 +43,7 @@ class SlotTrainingConfig:
         uniform: how many of them are drawn uniformly; the others where something stands out from the background.
         sigma: standard deviation of a pixel's colour about its slot's colour, colours in 0..1 (``slots``).
         tie: weight of the squared difference between attention and decoded masks (``slots``).
-        clip: frames of a clip, at least 2 (``stosavi``, ``videosaur``).
+        clip: frames of a clip, at least 2 (``still``, ``stosavi``, ``videosaur``).
         stride: frames from one of a clip to the next; C-JEPA's VideoSAUR has 2.
         kl: weight of the divergence of kernels from their prior (``stosavi``).
         similarity: weight of the temporal similarity loss (``videosaur``); C-JEPA's for Push-T, 0.3 for CLEVRER.
@@ -152,11 +158,22 @@ class MixtureObjective(PixelObjective):
     decoder: ColourDecoder
 
     def forward(self, clips: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-        """``decoded`` and ``attended``, likelihoods of pixels (B, points) under the masks, and ``tie``."""
-        frames, points, training = clips[:, 0], self.points[drawn], self.training_config
-        encoding, target = self.encoder(frames), _pixels(frames, drawn)
-        colours, masks = self.decoder.colours_at(encoding.slots, points)
-        attention = at_points(encoding.attention, points)
+        """See ``explained``."""
+        encoding = self.encoder(clips[:, 0])
+        return self.explained(encoding.slots, encoding.attention, clips[:, 0], drawn)
+
+    def explained(self, slots: Tensor, attention: Tensor, frames: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        """``decoded`` and ``attended``, likelihoods of pixels (B, points) under the masks, ``tie``, and their sum.
+
+        Args:
+            slots: (B, S, D).
+            attention: (B, S, G, G).
+            frames: (B, 3, H, W) in [0, 1].
+            drawn: (B, points) indices of pixels.
+        """
+        points, target, training = self.points[drawn], _pixels(frames, drawn), self.training_config
+        colours, masks = self.decoder.colours_at(slots, points)
+        attention = at_points(attention, points)
         terms = {
             "decoded": mixture_nll(target, colours, masks, training.sigma),
             "attended": mixture_nll(target, colours, attention, training.sigma),
@@ -166,10 +183,37 @@ class MixtureObjective(PixelObjective):
 
 
 class StillCameraObjective(MixtureObjective):
-    """The same before a known background, the median of the training frames."""
+    """The same before a known background, the median of the training frames, and in clips.
+
+    Each frame but the first is explained twice: by what its slots hold, and by what things that were known before
+    looked like then, so that a slot that takes another thing explains nothing.
+    """
 
     encoder: StillCameraEncoder
     decoder: StillCameraDecoder
+
+    def __init__(self, config: TrainedEncoderConfig, training: SlotTrainingConfig) -> None:
+        super().__init__(config, training)
+        self.frames = training.clip
+
+    def draw(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Indices of pixels (B, T, points), see ``PixelObjective``."""
+        contrast = self.contrast(clips.flatten(0, 1)).cpu()
+        drawn: Tensor = draw_points(contrast, self.training_config, generator).unflatten(0, clips.shape[:2])
+        return drawn
+
+    def forward(self, clips: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        """See ``explained``; ``remembered`` is its total by what things looked like before."""
+        found = []
+        for output, memory in self.encoder.follow(clips):
+            then = torch.cat([output.slots[..., :APPEARANCE], memory.slots[..., APPEARANCE:]], dim=-1)
+            both = (memory.known & holding(output.slots)).unsqueeze(-1)
+            found.append((output.slots, torch.where(both, then, output.slots), output.attention))
+        slots, before, attention = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
+        now, again = (slots, attention, clips, drawn), (before, attention, clips, drawn)
+        terms = self.explained(*(part.flatten(0, 1) for part in now))
+        remembered = self.explained(*(part[:, 1:].flatten(0, 1) for part in again))["total"]
+        return {**terms, "total": terms["total"] + remembered, "remembered": remembered}
 
     def prepare(self, frames: NDArray[np.uint8]) -> None:
         """See ``Objective``."""
