@@ -126,8 +126,13 @@ def test_where_no_slot_is_free_what_enters_gets_that_of_what_is_away_longest(
 def test_what_has_left_the_picture_is_forgotten(prepared: StillCameraObjective) -> None:
     video = [frame((26 + 3 * t, 7) if 26 + 3 * t < 34 else None, (8, 20)) for t in range(6)]
     pictures = torch.from_numpy(np.stack(video)).permute(0, 3, 1, 2)[None] / 255
-    known = [memory.known.sum().item() for _, memory in prepared.encoder.follow(pictures)]
-    assert known == [0, 2, 2, 2, 1, 1]  # in the frame after that in which it is missing first
+    seen, known = zip(
+        *((holding(output.slots)[:, 1:].sum().item(), memory.known.sum().item()) for output, memory in
+          prepared.encoder.follow(pictures)),
+        strict=True,
+    )  # fmt: skip
+    assert seen == (2, 2, 2, 1, 1, 1)
+    assert known == (0, 2, 2, 2, 1, 1), "before each frame; what is missing in one is forgotten after it"
 
 
 @torch.no_grad()
