@@ -21,7 +21,7 @@ from cjepa_agent.collecting.collection import collect
 from cjepa_agent.data.episodes import EpisodeFile
 from cjepa_agent.encoders.autoencoder import SlotAutoencoder
 from cjepa_agent.encoders.base import centroid_of, grid_coordinates
-from cjepa_agent.encoders.still_camera import GONE, Memory, StillCameraConfig, holding
+from cjepa_agent.encoders.still_camera import APPEARANCE, GONE, Memory, StillCameraConfig, holding
 from cjepa_agent.evaluation import segmentation
 from cjepa_agent.evaluation.config import EvaluateConfig
 from cjepa_agent.evaluation.probe import foreground_ari
@@ -176,6 +176,22 @@ def test_training_learns_to_paint_things(prepared: StillCameraObjective) -> None
         optimizer.step()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@torch.no_grad()
+def test_what_things_looked_like_before_must_explain_them_too(prepared: StillCameraObjective) -> None:
+    """A thing that stays is painted as it looked in the frame before, one that enters as it looks now."""
+    video = torch.from_numpy(np.stack([frame((6, 7)), frame((8, 7), (24, 20))])).permute(0, 3, 1, 2)[None] / 255
+    drawn = prepared.draw(video, torch.Generator().manual_seed(0))
+    first, memory = prepared.encoder.step(video[:, 0], Memory.of(torch.zeros(1, 4, 32)))
+    second, _ = prepared.encoder.step(video[:, 1], memory)
+    before = second.slots.clone()
+    before[:, 1, APPEARANCE:] = first.slots[:, 1, APPEARANCE:]
+    expected = prepared.explained(before, second.attention, video[:, 1], drawn[:, 1])["total"]
+    terms = prepared(video, drawn)
+    assert holding(second.slots)[0].tolist() == [True, True, True, False]
+    torch.testing.assert_close(terms["remembered"], expected)
+    torch.testing.assert_close(terms["total"] - terms["decoded"] - terms["attended"], expected + 0.05 * terms["tie"])
 
 
 @torch.no_grad()

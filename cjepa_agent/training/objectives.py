@@ -39,10 +39,10 @@ class SlotTrainingConfig:
     """How slots, or tokens of patches, are learned; each architecture reads the values that its objective has.
 
     Attributes:
-        points: pixels decoded per frame (``slots`` and patches).
+        points: pixels decoded per frame (``slots``, ``still`` and patches).
         uniform: how many of them are drawn uniformly; the others where something stands out from the background.
-        sigma: standard deviation of a pixel's colour about its slot's colour, colours in 0..1 (``slots``).
-        tie: weight of the squared difference between attention and decoded masks (``slots``).
+        sigma: standard deviation of a pixel's colour about its slot's colour, colours in 0..1 (``slots``, ``still``).
+        tie: weight of the squared difference between attention and decoded masks (``slots``, ``still``).
         clip: frames of a clip, at least 2 (``still``, ``stosavi``, ``videosaur``).
         stride: frames from one of a clip to the next; C-JEPA's VideoSAUR has 2.
         kl: weight of the divergence of kernels from their prior (``stosavi``).
