@@ -127,8 +127,8 @@ def test_what_has_left_the_picture_is_forgotten(prepared: StillCameraObjective) 
     video = [frame((26 + 3 * t, 7) if 26 + 3 * t < 34 else None, (8, 20)) for t in range(6)]
     pictures = torch.from_numpy(np.stack(video)).permute(0, 3, 1, 2)[None] / 255
     seen, known = zip(
-        *((holding(output.slots)[:, 1:].sum().item(), memory.known.sum().item()) for output, memory in
-          prepared.encoder.follow(pictures)),
+        *((holding(output.slots)[:, 1:].sum().item(), memory.known.sum().item() if memory else 0) for output, memory in
+          prepared.encoder.follow(pictures.unbind(1))),
         strict=True,
     )  # fmt: skip
     assert seen == (2, 2, 2, 1, 1, 1)
@@ -183,7 +183,7 @@ def test_what_things_looked_like_before_must_explain_them_too(prepared: StillCam
     """A thing that stays is painted as it looked in the frame before, one that enters as it looks now."""
     video = torch.from_numpy(np.stack([frame((6, 7)), frame((8, 7), (24, 20))])).permute(0, 3, 1, 2)[None] / 255
     drawn = prepared.draw(video, torch.Generator().manual_seed(0))
-    first, memory = prepared.encoder.step(video[:, 0], Memory.of(torch.zeros(1, 4, 32)))
+    first, memory = prepared.encoder.step(video[:, 0], None)
     second, _ = prepared.encoder.step(video[:, 1], memory)
     before = second.slots.clone()
     before[:, 1, APPEARANCE:] = first.slots[:, 1, APPEARANCE:]

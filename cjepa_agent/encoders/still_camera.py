@@ -12,7 +12,7 @@ keeps it in mind. What enters gets a slot that has held nothing yet, or else tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -169,8 +169,8 @@ class StillCameraEncoder(VideoEncoder):
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Slots (B, T, S, D) of videos (B, T, H, W, 3) uint8; nothing in them is random."""
-        videos = prepare_frames(frames.flatten(0, 1), self.config.image_size).unflatten(0, frames.shape[:2])
-        return torch.stack([output.slots for output, _ in self.follow(videos)], dim=1)
+        prepared = (prepare_frames(now, self.config.image_size) for now in frames.unbind(1))
+        return torch.stack([output.slots for output, _ in self.follow(prepared)], dim=1)
 
     def contrast(self, frames: Tensor) -> Tensor:
         """Summed colour difference (B, 1, H, W) from the background, 0..3, of frames (B, 3, H, W) in [0, 1]."""
@@ -178,20 +178,20 @@ class StillCameraEncoder(VideoEncoder):
 
     def forward(self, frames: Tensor, initial: Tensor | None = None) -> SlotOutput:
         """Encode frames (B, 3, H, W) in [0, 1]; ``initial`` are slots (B, S, D) of the frames before them."""
-        if initial is None:
-            initial = torch.zeros(len(frames), self.n_slots, self.slot_dim, device=frames.device)
-        return self.step(frames, Memory.of(initial))[0]
+        return self.step(frames, None if initial is None else Memory.of(initial))[0]
 
-    def follow(self, videos: Tensor) -> Iterator[tuple[SlotOutput, Memory]]:
-        """What is found in each frame of videos (B, T, 3, H, W) in [0, 1], and what was known before it."""
-        memory = Memory.of(torch.zeros(len(videos), self.n_slots, self.slot_dim, device=videos.device))
-        for frames in videos.unbind(1):
+    def follow(self, videos: Iterable[Tensor]) -> Iterator[tuple[SlotOutput, Memory | None]]:
+        """What is found in one frame (B, 3, H, W) in [0, 1] of B videos after another, and what was known before it."""
+        memory = None
+        for frames in videos:
             output, later = self.step(frames, memory)
             yield output, memory
             memory = later
 
-    def step(self, frames: Tensor, memory: Memory) -> tuple[SlotOutput, Memory]:
-        """What is found in frames (B, 3, H, W) in [0, 1], and what is known after them."""
+    def step(self, frames: Tensor, memory: Memory | None) -> tuple[SlotOutput, Memory]:
+        """What is found in frames (B, 3, H, W) in [0, 1], and what is known after them; None where nothing is yet."""
+        if memory is None:
+            memory = Memory.of(torch.zeros(len(frames), self.n_slots, self.slot_dim, device=frames.device))
         local, wide = self.features(frames - self.background)
         with torch.autocast(frames.device.type, enabled=False):
             keys, values = self.key(self.norm_keys(local.float())), self.value(self.norm_values(wide.float()))

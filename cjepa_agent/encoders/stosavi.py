@@ -158,8 +158,7 @@ class StoSAViEncoder(VideoEncoder):
 
     def track(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Slots of videos, see ``VideoEncoder``; ``noise`` (B, T, S, D) is standard normal, None means 0."""
-        pixels = prepare_frames(frames.flatten(0, 1), self.config.image_size)
-        return self.carry(pixels.unflatten(0, frames.shape[:2]), noise).slots
+        return self.carry(torch.stack([prepare_frames(video, self.config.image_size) for video in frames]), noise).slots
 
     def carry(self, videos: Tensor, noise: Tensor | None = None, initial: Tensor | None = None) -> CarriedSlots:
         """Slots of each frame, from those of the frame before it.

@@ -205,10 +205,12 @@ class StillCameraObjective(MixtureObjective):
     def forward(self, clips: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """See ``explained``; ``remembered`` is its total by what things looked like before."""
         found = []
-        for output, memory in self.encoder.follow(clips):
-            then = torch.cat([output.slots[..., :APPEARANCE], memory.slots[..., APPEARANCE:]], dim=-1)
-            both = (memory.known & holding(output.slots)).unsqueeze(-1)
-            found.append((output.slots, torch.where(both, then, output.slots), output.attention))
+        for output, memory in self.encoder.follow(clips.unbind(1)):
+            before = output.slots
+            if memory:
+                then = torch.cat([before[..., :APPEARANCE], memory.slots[..., APPEARANCE:]], dim=-1)
+                before = torch.where((memory.known & holding(before)).unsqueeze(-1), then, before)
+            found.append((output.slots, before, output.attention))
         slots, before, attention = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         now, again = (slots, attention, clips, drawn), (before, attention, clips, drawn)
         terms = self.explained(*(part.flatten(0, 1) for part in now))
