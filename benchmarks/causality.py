@@ -37,7 +37,7 @@ from cjepa_agent.train import TrainConfig, make_run
 from cjepa_agent.training.loop import TrainerConfig
 from cjepa_agent.training.predictor_stage import DynamicsTrainingConfig
 from cjepa_agent.training.vqa_stage import VQATrainingConfig
-from cjepa_agent.video_prediction import TOLERANCE, Removal, require_removal
+from cjepa_agent.video_prediction import Removal, require_removal
 from cjepa_agent.vqa.aloe import ALOEConfig
 from cjepa_agent.vqa.answerer import predict
 from cjepa_agent.vqa.checkpoint import AnyALOEConfig, load
@@ -89,7 +89,6 @@ class CausalityBenchmark:
             slots apart, whatever this says.
         keep: frames of each call that are kept, see there; 0 for all, as systems with one frame per call always keep.
         every: steps from which to which it is asked what a removal changes, see there; 0 for as many as are kept.
-        tolerance: difference of predictions from which on they are taken to have parted, see there.
         episodes: scenes to predict, and training scenes that the read-out is fitted on; null for all.
         split: part of the data set that is scored.
         seed: of the read-out and of resampling.
@@ -125,7 +124,6 @@ class CausalityBenchmark:
     removal: Removal = "drop"
     keep: int = 0
     every: int = 0
-    tolerance: float = TOLERANCE
     episodes: int | None = None
     split: str = "validation"
     seed: int = 0
@@ -155,7 +153,6 @@ class CausalityBenchmark:
             removal=removal,
             keep=keep,
             every=self.every,
-            tolerance=self.tolerance,
             seed=self.seed,
         )
 
@@ -228,7 +225,7 @@ def run(config: CausalityBenchmark) -> None:
         split=config.split,
         scenes=entries[0]["scenes"],
         removal=config.removal,
-        asking=asking(config.keep, config.every, config.tolerance),
+        asking=asking(config.keep, config.every),
         systems=markdown_table(*systems_table(entries)),
         contrast=contrasts(entries, config.seed),
         trainings=markdown_table(*trainings_table(entries)),
@@ -282,9 +279,7 @@ def roll_out(config: CausalityBenchmark, predictor: Path, removal: Removal, keep
     )
     rollout(rolled)
     without = replace(rolled, out=predictor / INTERVENED, frames=FRAMES, remove=removal, data=config.data)
-    if config.downstream:
-        without = replace(without, downstream=True, every=config.every, tolerance=config.tolerance)
-    rollout(without)
+    rollout(replace(without, downstream=config.downstream, every=config.every if config.downstream else 0))
 
 
 def answered(config: CausalityBenchmark, predictor: Path, seed: int, removal: Removal) -> dict[str, list[int]]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from benchmarks.predictors import UNMASKED_SYSTEM
 from benchmarks.report import markdown_table, write_figure
 from cjepa_agent.intervals import interval_text, paired_difference, points_text
-from cjepa_agent.video_prediction import TOLERANCE
 from envs.clevrer.questions.files import TYPES
 
 INFLUENTIAL = "after_removal_with_influence"  # what older results lack
@@ -133,12 +132,11 @@ def note(entries: Sequence[Mapping[str, Any]]) -> str:
     return "".join(texts)
 
 
-def asking(keep: int, every: int, tolerance: float) -> str:
+def asking(keep: int, every: int) -> str:
     """How predictors are asked, where that is not call after call for all frames that they give."""
     kept = f" Of the frames of each call {keep} are kept (`keep={keep}`) before the next begins." if keep else ""
     asked = f" What a removal changes is asked every {every} steps (`every={every}`)." if every else ""
-    told = f" From a difference of {tolerance} on (`tolerance={tolerance}`) predictions are taken to have parted."
-    return kept + asked + (told if tolerance != TOLERANCE else "")
+    return kept + asked
 
 
 def systems_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

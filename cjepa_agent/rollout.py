@@ -20,7 +20,6 @@ from cjepa_agent.provenance import changed_settings
 from cjepa_agent.reading.slot_reader import SlotReader, exact_reader, slot_reader
 from cjepa_agent.tensors import digest, require_device
 from cjepa_agent.video_prediction import (
-    TOLERANCE,
     Removal,
     continued,
     downstream,
@@ -66,8 +65,6 @@ class RolloutConfig:
         keep: frames of each call of the predictor that are kept, the next call starting after them; 0 for all.
         every: steps of the predictor from which to which ``downstream`` asks what the removal changes; 0 for as many as
             are kept. With fewer a collision is told from nearer before it, at more calls.
-        tolerance: mean squared difference of normalised slots from which on ``downstream`` takes two predictions to
-            have parted. What a predictor that errs less tells of small differences can be believed.
         splits: of the data set, whose videos are continued.
         limit: videos of each of these splits, from the first; 0 for all.
         batch: videos per call.
@@ -83,7 +80,6 @@ class RolloutConfig:
     downstream: bool = False
     keep: int = 0
     every: int = 0
-    tolerance: float = TOLERANCE
     splits: tuple[str, ...] = SPLITS
     limit: int = 0
     batch: int = 64
@@ -101,10 +97,6 @@ class RolloutConfig:
             raise ValueError("downstream=true asks what a removal changes; give remove=drop, empty or mask")
         if self.every and not self.downstream:
             raise ValueError(f"every is of downstream=true, got every={self.every} without")
-        if self.tolerance < 0:
-            raise ValueError(f"tolerance must be 0 or more, got {self.tolerance}")
-        if self.tolerance != TOLERANCE and not self.downstream:
-            raise ValueError(f"tolerance is of downstream=true, got tolerance={self.tolerance} without")
         if self.checkpoint == COPY and self.keep:
             raise ValueError(f"checkpoint=copy calls no predictor whose frames could be kept; got keep={self.keep}")
 
@@ -147,8 +139,6 @@ def rollout(config: RolloutConfig) -> None:
     identity.update(remove=config.remove, downstream=config.downstream)
     if config.every:
         identity["every"] = config.every
-    if config.tolerance != TOLERANCE:
-        identity["tolerance"] = config.tolerance
     outs = {config.out / f"{WITHOUT}{slot}": {**identity, "slot": slot} for slot in object_slots(model)}
     _write(config, source, autoencoder, outs, partial(_without, config, model, reader))
 
@@ -183,11 +173,12 @@ def _repeated(slots: Tensor, frames: int) -> Tensor:
 def _without(config: RolloutConfig, model: WorldModel, reader: SlotReader | None, slots: Tensor) -> Iterator[Tensor]:
     """Videos (B, frames, S, D) without what each slot holds, slot by slot."""
     how = cast(Removal, config.remove)
-    expected = expectations(model, slots, config.every) if config.downstream else None
+    every = config.every
+    expected = expectations(model, slots, every) if config.downstream else None
     for slot in object_slots(model):
         if config.downstream:
             yield downstream(
-                model, slots, config.frames, slot, how, config.tolerance, reader, config.every, expected
+                model, slots, config.frames, slot, how, reader=reader, every=every, expected=expected
             ).slots
         else:
             yield resimulated(model, slots, config.frames, slot, how, reader)[0]

@@ -12,7 +12,7 @@ from cjepa_agent.data.video_slots import VideoSlots
 from cjepa_agent.encoders.clevrer_state import CLEVRERStateEncoder, scene_states
 from cjepa_agent.evaluation import findings
 from cjepa_agent.reading.slot_reader import SlotReader
-from cjepa_agent.video_prediction import Downstream, Removal
+from cjepa_agent.video_prediction import Downstream
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset
 from envs.clevrer.physics import Trajectory
@@ -61,9 +61,9 @@ def perfect_findings(
         return torch.stack(courses), torch.ones(len(given), frames, 7, dtype=torch.bool)
 
     def changed(
-        model: WorldModel, given: Tensor, frames: int, removed: int, how: Removal, *asking: object
+        model: WorldModel, given: Tensor, *arguments: object, reader: SlotReader, every: int, expected: Tensor
     ) -> Downstream:
-        return Downstream(*resimulate(model, given, frames, removed, how), torch.zeros(len(given), 7))
+        return Downstream(*resimulate(model, given, *arguments), torch.zeros(len(given), 7))  # type: ignore[arg-type]
 
     monkeypatch.setattr(findings, "resimulated", resimulate)
     monkeypatch.setattr(findings, "downstream", changed)

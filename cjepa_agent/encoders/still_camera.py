@@ -82,7 +82,7 @@ class StillCameraConfig:
     near: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.slot_dim <= POSITION_DIM + EXTENT_DIM:
+        if self.slot_dim <= APPEARANCE:
             raise ValueError(f"encoder.slot_dim must exceed {APPEARANCE}, got {self.slot_dim}")
         if min(self.image_size, self.width, self.iterations, self.decoder_width, self.n_slots - 1) < 1:
             raise ValueError(f"encoder sizes must be positive and n_slots 2 or more, got {self}")

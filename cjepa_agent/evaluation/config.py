@@ -7,7 +7,7 @@ from typing import Any, ClassVar, get_args
 
 from cjepa_agent.planning import PlannerSettings, RuleObjectives
 from cjepa_agent.provenance import settings_record
-from cjepa_agent.video_prediction import TOLERANCE, Removal
+from cjepa_agent.video_prediction import Removal
 from envs.pusht.success import success_rule
 
 TASKS = ("planning", "released", "coverage", "probe", "segmentation", "rollout", "intervention", "vqa")
@@ -55,7 +55,6 @@ class EvaluateConfig:
         keep: frames of each call of the predictor that ``task=intervention`` keeps; 0 for all.
         every: steps from which to which ``task=intervention`` asks what a removal changes of the observed video, see
             ``python -m cjepa_agent.rollout``; 0 for as many as are kept.
-        tolerance: difference of predictions from which on ``task=intervention`` takes them to have parted, see there.
         against: ``vqa.json`` of another evaluation of ``task=vqa`` with the same questions, to compare answers with.
         submission: answers to score with ``task=vqa`` instead of a model's, a file in CLEVRER's form.
         batch: episodes in lockstep; no effect on results on the CPU, on a GPU more are faster.
@@ -88,7 +87,6 @@ class EvaluateConfig:
     removal: Removal = "drop"
     keep: int = 0
     every: int = 0
-    tolerance: float = TOLERANCE
     against: str = ""
     submission: str = ""
     batch: int = 4
@@ -113,7 +111,7 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("keep", "every", "tolerance", "oracle_episodes", "videos", "seed"):
+        for name in ("keep", "every", "oracle_episodes", "videos", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 

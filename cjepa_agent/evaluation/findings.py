@@ -23,15 +23,7 @@ from cjepa_agent.encoders.clevrer_state import SceneReading, scene_states, true_
 from cjepa_agent.predictors.cjepa import MaskedPredictor
 from cjepa_agent.reading.collisions import CollisionReadout, PairFeatures, PairScore, colliding_pairs, pair_features
 from cjepa_agent.reading.slot_reader import NO_SLOT, SlotReader, by_object, objects_of, slot_reader
-from cjepa_agent.video_prediction import (
-    TOLERANCE,
-    Removal,
-    continued,
-    downstream,
-    expectations,
-    object_slots,
-    resimulated,
-)
+from cjepa_agent.video_prediction import Removal, continued, downstream, expectations, object_slots, resimulated
 from cjepa_agent.world_model import WorldModel
 from envs.clevrer.dataset import Dataset, facts_of, split_of
 from envs.clevrer.events import INFLUENCE, Event
@@ -154,9 +146,8 @@ def measure(
     readouts: Readouts,
     how: Removal,
     every: int = 0,
-    tolerance: float = TOLERANCE,
 ) -> Findings:
-    """Predict every scene as it is and without each object; ``every`` and ``tolerance`` are those of ``downstream``."""
+    """Predict every scene as it is and without each object; ``every`` is that of ``downstream``."""
     found, questions, reader = Findings(), _questions(data, split_of(scenes[0])), readouts.slots
     for chosen, slots in _batches(model, source, scenes, "scene"):
         truths = [_Truth.of(data, scene) for scene in chosen]
@@ -171,7 +162,7 @@ def measure(
             _reading(found, truth, observed[row], holders[row])
             _factual(found, truth, factual[row], predicted[row], readouts)
         unchanged = np.zeros(MAX_OBJECTS)
-        removals = list(_removals(model, reader, slots, holders, truths, how, every, tolerance))
+        removals = list(_removals(model, reader, slots, holders, truths, how, every))
         removals += [
             _Prediction(row, id, {"predicted": factual[row], "downstream": end[row]}, predicted[row], unchanged)
             for row, truth in enumerate(truths)
@@ -306,7 +297,6 @@ def _removals(
     truths: Sequence[_Truth],
     how: Removal,
     every: int,
-    tolerance: float,
 ) -> Iterator[_Prediction]:
     """Of all objects of some videos that a slot holds; those that the same slot holds are taken away in one call."""
     expected = expectations(model, slots, every)
@@ -317,7 +307,7 @@ def _removals(
         rows, own = list(taken), [holders[row] for row in taken]
         given = slots[rows]
         again, predicted = _again(model, reader, given, own, slot, how)
-        changed = downstream(model, given, FRAMES, slot, how, tolerance, reader, every, expected[rows])
+        changed = downstream(model, given, FRAMES, slot, how, reader=reader, every=every, expected=expected[rows])
         after = _read(reader, changed.slots, own)
         for place, (row, id) in enumerate(taken.items()):
             apart = by_object(changed.apart[place].cpu().double(), own[place], -1, 0).numpy()

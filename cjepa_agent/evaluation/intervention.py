@@ -92,7 +92,7 @@ def evaluate_interventions(config: EvaluateConfig) -> dict[str, Any]:
     if not scenes or not training:
         raise ValueError(f"{source.folder} needs scenes of the splits train and {config.split!r}")
     readouts = fit_readouts(model, source, data, training, config.seed)
-    found = measure(model, source, data, scenes, readouts, config.removal, config.every, config.tolerance)
+    found = measure(model, source, data, scenes, readouts, config.removal, config.every)
     answers = {
         kind: {name: [int(right) for _, right in own] for name, own in by.items()} for kind, by in found.answers.items()
     }
